@@ -1,0 +1,484 @@
+// Package bus connects modules: messages from each outbox to the inboxes of its subscribers, queries and their
+// replies, timers. Modules see none of it; they publish in a unit of work and handle in one.
+//
+// Three things are kept apart, so that a subscription can move to another transport without touching a module: who
+// subscribes (the contracts and descriptors, and the control store), how a message travels (a Watermill Publisher and
+// Subscriber; Local within the process), and what delivery promises (packages unit, relay and inbox, the same on every
+// transport): a committed message is never lost, has its effect once per handler, and keeps its order per publisher
+// and key.
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wm "github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/inbox"
+	"github.com/banyan-go/banyan/internal/lease"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/relay"
+	"github.com/banyan-go/banyan/internal/telemetry"
+	"github.com/banyan-go/banyan/internal/timer"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// Config bounds the bus.
+type Config struct {
+	Workers          int           `mapstructure:"workers"`           // messages on their way from one module to another at a time
+	Window           int           `mapstructure:"window"`            // messages of one subscriber in memory
+	HandlerTimeout   time.Duration `mapstructure:"handler_timeout"`   // of one attempt
+	RetryBase        time.Duration `mapstructure:"retry_base"`        // first delay
+	RetryCap         time.Duration `mapstructure:"retry_cap"`         // longest delay
+	GiveUpAfter      time.Duration `mapstructure:"give_up_after"`     // from the first attempt to the dead letter
+	KeepUnsubscribed time.Duration `mapstructure:"keep_unsubscribed"` // messages that nobody subscribes to
+	HighWaterRows    int64         `mapstructure:"high_water_rows"`   // pending deliveries that make a module refuse writes
+	HighWaterAge     time.Duration `mapstructure:"high_water_age"`    // age of the oldest one, likewise; 0 for no limit
+	RequestTimeout   time.Duration `mapstructure:"request_timeout"`   // of a query whose caller has no deadline
+	LeaseTTL         time.Duration `mapstructure:"lease_ttl"`         // how soon another replica takes over
+}
+
+// DefaultConfig suits a small machine.
+func DefaultConfig() Config {
+	return Config{
+		Workers: 32, Window: 256, HandlerTimeout: 30 * time.Second, RetryBase: 200 * time.Millisecond, RetryCap: 5 * time.Minute,
+		GiveUpAfter: 24 * time.Hour, KeepUnsubscribed: 30 * 24 * time.Hour, HighWaterRows: 1_000_000, RequestTimeout: 5 * time.Second, LeaseTTL: 6 * time.Second,
+	}
+}
+
+// Validate names the wrong key and the way out.
+func (c Config) Validate() error {
+	for _, v := range []struct {
+		key string
+		ok  bool
+		way string
+	}{
+		{"workers", c.Workers >= 1, "give at least 1"},
+		{"window", c.Window >= c.Workers, "give at least as many as bus.workers"},
+		{"handler_timeout", c.HandlerTimeout > 0, "give a duration as in 30s"},
+		{"retry_base", c.RetryBase > 0, "give a duration as in 200ms"},
+		{"retry_cap", c.RetryCap >= c.RetryBase, "give at least bus.retry_base"},
+		{"give_up_after", c.GiveUpAfter > 0, "give a duration as in 24h"},
+		{"keep_unsubscribed", c.KeepUnsubscribed > 0, "give a duration as in 720h"},
+		{"high_water_rows", c.HighWaterRows >= 1, "give at least 1"},
+		{"high_water_age", c.HighWaterAge >= 0, "give a duration, or 0s for no limit"},
+		{"request_timeout", c.RequestTimeout > 0, "give a duration as in 5s"},
+		{"lease_ttl", c.LeaseTTL >= 300*time.Millisecond, "give at least 300ms"},
+	} {
+		if !v.ok {
+			return fmt.Errorf("bus.%s: is too small; %s", v.key, v.way)
+		}
+	}
+	return nil
+}
+
+func (c Config) policy() inbox.Policy {
+	return inbox.Policy{Base: c.RetryBase, Cap: c.RetryCap, GiveUpAfter: c.GiveUpAfter}
+}
+
+// Options are what the bus works with.
+type Options struct {
+	Replica string       // unique name of this process
+	Control *database.DB // where subscriptions are registered; nil for none
+	Foreign []string     // wire names of events of modules that are not in this process
+	Tracer  trace.Tracer
+	Metrics *telemetry.Messages
+	Log     *slog.Logger
+}
+
+// Bus connects the modules of one process.
+type Bus struct {
+	cfg   Config
+	opts  Options
+	local *Local
+	parts map[string]*part
+
+	mu          sync.RWMutex
+	subscribers map[string][]string // wire name -> modules
+	ready       bool
+}
+
+// part is one module on the bus.
+type part struct {
+	module   *module.Module
+	store    *unit.Store
+	inbox    *inbox.Inbox
+	relay    *relay.Relay
+	timers   *timer.Timers
+	lease    *lease.Lease
+	notifier notifier
+	handlers []*inbox.Handler
+	events   map[string][]*inbox.Handler // wire name -> handlers
+}
+
+// New is a bus without modules.
+func New(cfg Config, opts Options) *Bus {
+	if opts.Tracer == nil {
+		opts.Tracer = noop.NewTracerProvider().Tracer("")
+	}
+	if opts.Metrics == nil {
+		opts.Metrics = telemetry.NewMessages(nil)
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Replica == "" {
+		opts.Replica = message.NewID()
+	}
+	return &Bus{cfg: cfg, opts: opts, local: NewLocal(), parts: map[string]*part{}, subscribers: map[string][]string{}}
+}
+
+// Add puts a module with its store on the bus; before Open.
+func (b *Bus) Add(m *module.Module, store *unit.Store) error {
+	if err := m.Check(); err != nil {
+		return err
+	}
+	p := &part{module: m, store: store, events: map[string][]*inbox.Handler{}}
+	p.timers = timer.New(m, store, b.cfg.policy(), b.opts.Metrics, b.opts.Log)
+	p.lease = lease.New(store, b.opts.Replica, b.cfg.LeaseTTL, b.opts.Log)
+	p.relay = relay.New(store, relay.Config{Workers: b.cfg.Workers, Window: b.cfg.Window, Sweep: time.Second}, b.send, b.opts.Metrics, b.opts.Log)
+	for _, s := range append([]module.Subscription{{Handler: module.CommandHandler}}, m.Subscriptions...) {
+		p.handlers = append(p.handlers, &inbox.Handler{
+			Name: s.Handler, Aliases: s.Aliases, Unordered: s.Unordered, Skip: s.Skip,
+			For: func(name string) module.MessageHandler { return m.MessageHandler(s.Handler, name) },
+		})
+	}
+	p.inbox = inbox.New(store, p.handlers, b.cfg.policy(), b.opts.Metrics, b.opts.Log, func(time.Time) { p.timers.Wake() })
+	m.Store = store
+	b.parts[m.Name] = p
+	return nil
+}
+
+// Open works out who subscribes to what, checks it and registers it; then units of work may publish.
+func (b *Bus) Open(ctx context.Context) error {
+	var contracts []message.Contract
+	for _, name := range b.names() {
+		contracts = append(contracts, b.parts[name].module.Contract)
+	}
+	names, err := wireNames(contracts)
+	if err != nil {
+		return err
+	}
+	names = append(names, b.opts.Foreign...)
+	subscribers := map[string][]string{}
+	for _, name := range b.names() {
+		p := b.parts[name]
+		for _, c := range p.module.Contract.Commands {
+			subscribers[c.MessageName()] = []string{name}
+			p.events[c.MessageName()] = []*inbox.Handler{p.handlers[0]}
+		}
+		for i, s := range p.module.Subscriptions {
+			expanded, err := expand(name, s, names)
+			if err != nil {
+				return err
+			}
+			for _, e := range expanded {
+				if p.module.MessageHandler(s.Handler, e) == nil {
+					return fmt.Errorf("module %s: handler %s has no function for %s", name, s.Handler, e)
+				}
+				p.events[e] = append(p.events[e], p.handlers[i+1])
+				if !slices.Contains(subscribers[e], name) {
+					subscribers[e] = append(subscribers[e], name)
+				}
+			}
+		}
+		for _, sent := range p.module.Sends {
+			if _, known := b.parts[message.Module(sent)]; known && !isCommand(contracts, sent) {
+				return fmt.Errorf("module %s sends %s, which is not a command of %s", name, sent, message.Module(sent))
+			}
+		}
+	}
+	if err := b.register(ctx, subscribers); err != nil {
+		return fmt.Errorf("register subscriptions: %w", err)
+	}
+	b.mu.Lock()
+	b.subscribers = subscribers
+	b.mu.Unlock()
+	g, gctx := errgroup.WithContext(ctx)
+	for _, name := range b.names() {
+		p := b.parts[name]
+		p.store.Watch(unit.Hooks{
+			Subscribers: b.subscribersOf,
+			Sent:        func(subs []string, first int64) { b.sent(p, subs, first) },
+			Due:         func(time.Time) { p.timers.Wake() },
+			Effect:      p.timers.Effect,
+		})
+		g.Go(func() error {
+			if err := p.inbox.Open(gctx); err != nil {
+				return err
+			}
+			if err := relay.CheckSubscribers(gctx, p.store, b.modulesSubscribed()); err != nil {
+				return err
+			}
+			return p.timers.Open(gctx)
+		})
+	}
+	return g.Wait()
+}
+
+func (b *Bus) names() []string {
+	names := make([]string, 0, len(b.parts))
+	for n := range b.parts {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+func wireNames(contracts []message.Contract) ([]string, error) {
+	var names []string
+	for _, c := range contracts {
+		for _, e := range c.Events {
+			names = append(names, e.MessageName())
+		}
+		for _, x := range c.Commands {
+			if err := message.CheckName(x.MessageName()); err != nil || message.Module(x.MessageName()) != c.Module {
+				return nil, fmt.Errorf("contract of %s: %q is not a command of it", c.Module, x.MessageName())
+			}
+		}
+		for _, n := range c.Names() {
+			if err := message.CheckName(n); err != nil {
+				return nil, err
+			}
+			if message.Module(n) != c.Module {
+				return nil, fmt.Errorf("contract of %s: event %s belongs to another module", c.Module, n)
+			}
+		}
+	}
+	return names, nil
+}
+
+func isCommand(contracts []message.Contract, name string) bool {
+	for _, c := range contracts {
+		for _, x := range c.Commands {
+			if x.MessageName() == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// expand gives the wire names that a subscription means.
+func expand(module string, s module.Subscription, names []string) ([]string, error) {
+	var all []string
+	for _, pattern := range s.Events {
+		prefix, wild := strings.CutSuffix(pattern, "*")
+		found := false
+		for _, n := range names {
+			if n == pattern || (wild && strings.HasPrefix(n, prefix)) {
+				found = true
+				if !slices.Contains(all, n) {
+					all = append(all, n)
+				}
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("module %s: handler %s subscribes to %q, which matches no event; known are %s", module, s.Handler, pattern, strings.Join(names, ", "))
+		}
+	}
+	return all, nil
+}
+
+// register writes who subscribes into the control store and adds what other processes have written there.
+func (b *Bus) register(ctx context.Context, subscribers map[string][]string) error {
+	if b.opts.Control == nil {
+		return nil
+	}
+	store := unit.New(b.opts.Control, unit.Options{Module: database.Control})
+	err := store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		for name, subs := range subscribers {
+			for _, s := range subs {
+				if err := w.DB.Exec("INSERT INTO subscription (subscriber, message, since) VALUES (?, ?, ?) ON CONFLICT (subscriber, message) DO NOTHING", s, name, w.Now()).Error; err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return b.learn(ctx, subscribers)
+}
+
+// learn adds the subscriptions of modules that are not in this process.
+func (b *Bus) learn(ctx context.Context, subscribers map[string][]string) error {
+	var rows []struct{ Subscriber, Message string }
+	if err := b.opts.Control.Read(ctx).Raw("SELECT subscriber, message FROM subscription").Scan(&rows).Error; err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if b.parts[r.Subscriber] == nil && !slices.Contains(subscribers[r.Message], r.Subscriber) {
+			subscribers[r.Message] = append(subscribers[r.Message], r.Subscriber)
+		}
+	}
+	return nil
+}
+
+func (b *Bus) subscribersOf(name string) []string {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.subscribers[name]
+}
+
+func (b *Bus) modulesSubscribed() []string {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	var all []string
+	for _, subs := range b.subscribers {
+		for _, s := range subs {
+			if !slices.Contains(all, s) {
+				all = append(all, s)
+			}
+		}
+	}
+	sort.Strings(all)
+	return all
+}
+
+// targets are the modules that a module's messages go to.
+func (b *Bus) targets(p *part) []string {
+	var all []string
+	add := func(name string) {
+		for _, s := range b.subscribersOf(name) {
+			if !slices.Contains(all, s) {
+				all = append(all, s)
+			}
+		}
+	}
+	for _, n := range p.module.Contract.Names() {
+		add(n)
+	}
+	for _, n := range p.module.Sends {
+		add(n)
+	}
+	sort.Strings(all)
+	return all
+}
+
+// Run delivers until ctx ends; then it takes nothing new, finishes what is on its way, and returns.
+func (b *Bus) Run(ctx context.Context) error {
+	local := NewLocal()
+	b.mu.Lock()
+	b.local = local
+	b.mu.Unlock()
+	router, err := wm.NewRouter(wm.RouterConfig{CloseTimeout: 20 * time.Second}, watermill.NewSlogLogger(b.opts.Log))
+	if err != nil {
+		return err
+	}
+	for _, name := range b.names() {
+		p := b.parts[name]
+		router.AddConsumerHandler(name, name, local, func(msg *wm.Message) error { return b.consume(p, msg) })
+	}
+	routed := make(chan error, 1)
+	// The router ends after the relays: it carries what they have on the way.
+	go func() { routed <- router.Run(context.WithoutCancel(ctx)) }()
+	select {
+	case <-router.Running():
+	case err := <-routed:
+		return fmt.Errorf("bus: %w", err)
+	}
+	b.setReady(true)
+	var owners sync.WaitGroup
+	for _, name := range b.names() {
+		p := b.parts[name]
+		owners.Go(func() { p.lease.Run(ctx, func(ctx context.Context) { b.own(ctx, p) }) })
+	}
+	owners.Go(func() { b.notified(ctx) })
+	owners.Wait()
+	for _, name := range b.names() {
+		b.parts[name].timers.Drain()
+	}
+	b.setReady(false)
+	err = router.Close()
+	return errors.Join(err, <-routed, local.Close())
+}
+
+func (b *Bus) setReady(ready bool) {
+	b.mu.Lock()
+	b.ready = ready
+	b.mu.Unlock()
+}
+
+// own does the owner-only work of a module.
+func (b *Bus) own(ctx context.Context, p *part) {
+	var all sync.WaitGroup
+	all.Go(func() {
+		if err := p.relay.Run(ctx, b.targets(p)); err != nil {
+			b.opts.Log.Error("relay ended", "module", p.module.Name, "error", err)
+		}
+	})
+	all.Go(func() {
+		p.timers.Run(ctx, time.Second, func(ctx context.Context) (time.Time, bool, error) {
+			if _, err := p.inbox.Retry(ctx); err != nil {
+				return time.Time{}, false, err
+			}
+			return p.inbox.NextRetry(ctx)
+		})
+	})
+	all.Go(func() { b.housekeep(ctx, p) })
+	all.Wait()
+}
+
+// sent wakes the relay: this process's if it holds the lease, else the holder's by a notification.
+func (b *Bus) sent(p *part, subscribers []string, first int64) {
+	p.relay.Wake(subscribers, first)
+	if p.store.DB().Dialect() == database.Postgres && !p.lease.Held() {
+		b.notify(p)
+	}
+}
+
+// send is how a relay's message reaches a subscriber.
+func (b *Bus) send(ctx context.Context, subscriber string, m message.Message) error {
+	w := encode(m)
+	w.SetContext(ctx)
+	b.mu.RLock()
+	local := b.local
+	b.mu.RUnlock()
+	return local.Publish(subscriber, w)
+}
+
+// Deliver hands a message to a module as its relay would; nil means that the module has durably taken it.
+func (b *Bus) Deliver(ctx context.Context, subscriber string, m message.Message) error {
+	return b.send(ctx, subscriber, m)
+}
+
+// consume hands a message to the handlers of a module. An error nacks it: nothing could be kept of the attempt.
+func (b *Bus) consume(p *part, msg *wm.Message) error {
+	m, err := decode(msg)
+	if err != nil {
+		return fmt.Errorf("message %s: %w", msg.UUID, err)
+	}
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier(msg.Metadata))
+	ctx = telemetry.WithCorrelation(ctx, m.CorrelationID)
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.HandlerTimeout)
+	defer cancel()
+	for _, h := range p.events[m.Name] {
+		hctx, span := b.opts.Tracer.Start(ctx, "handle "+m.Name, trace.WithSpanKind(trace.SpanKindConsumer))
+		outcome, err := p.inbox.Handle(hctx, h, m)
+		if err != nil {
+			span.RecordError(err)
+		}
+		span.SetName("handle " + m.Name + " " + string(outcome))
+		span.End()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,73 @@
+package bus
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	wm "github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/banyan-go/banyan/internal/message"
+)
+
+// The metadata of a message on the wire: CloudEvents 1.0 in binary mode, as strings.
+const (
+	headerID          = "ce_id"
+	headerType        = "ce_type"
+	headerSource      = "ce_source"
+	headerSpec        = "ce_specversion"
+	headerTime        = "ce_time"
+	headerKey         = "ce_partitionkey"
+	headerSequence    = "ce_sequence"
+	headerCorrelation = "ce_correlationid"
+	headerCausation   = "ce_causationid"
+	headerPersonal    = "ce_personalsubject"
+	headerContentType = "content-type"
+	headerTraceparent = "traceparent"
+)
+
+// encode gives the message the form in which it crosses a transport. The payload is shared: it is never changed.
+func encode(m message.Message) *wm.Message {
+	w := wm.NewMessage(m.ID, wm.Payload(m.Payload))
+	w.Metadata = wm.Metadata{
+		headerID: m.ID, headerType: m.Name, headerSource: "/" + m.Source, headerSpec: "1.0", headerTime: m.Time.UTC().Format(time.RFC3339Nano),
+		headerKey: m.Key, headerSequence: strconv.FormatInt(m.Sequence, 10), headerCorrelation: m.CorrelationID, headerContentType: "application/json",
+	}
+	for k, v := range map[string]string{headerCausation: m.CausationID, headerPersonal: m.Subject, headerTraceparent: m.Traceparent} {
+		if v != "" {
+			w.Metadata[k] = v
+		}
+	}
+	return w
+}
+
+// decode reads what encode wrote, and refuses anything else by naming the header.
+func decode(w *wm.Message) (message.Message, error) {
+	m := message.Message{
+		ID: w.UUID, Name: w.Metadata[headerType], Key: w.Metadata[headerKey], CorrelationID: w.Metadata[headerCorrelation],
+		CausationID: w.Metadata[headerCausation], Traceparent: w.Metadata[headerTraceparent], Subject: w.Metadata[headerPersonal], Payload: []byte(w.Payload),
+	}
+	if m.ID == "" || m.ID != w.Metadata[headerID] {
+		return m, fmt.Errorf("header %s is not the id of the message", headerID)
+	}
+	if err := message.CheckName(m.Name); err != nil {
+		return m, fmt.Errorf("header %s: %w", headerType, err)
+	}
+	source := w.Metadata[headerSource]
+	if len(source) < 2 || source[0] != '/' {
+		return m, fmt.Errorf(`header %s: %q is not "/<module>"`, headerSource, source)
+	}
+	m.Source = source[1:]
+	if m.Key == "" {
+		return m, fmt.Errorf("header %s is missing", headerKey)
+	}
+	var err error
+	if m.Sequence, err = strconv.ParseInt(w.Metadata[headerSequence], 10, 64); err != nil || m.Sequence < 1 {
+		return m, fmt.Errorf("header %s: %q is not a positive number", headerSequence, w.Metadata[headerSequence])
+	}
+	if m.Time, err = time.Parse(time.RFC3339Nano, w.Metadata[headerTime]); err != nil {
+		return m, fmt.Errorf("header %s: %q is not a time", headerTime, w.Metadata[headerTime])
+	}
+	m.Time = m.Time.UTC()
+	return m, nil
+}

@@ -1,0 +1,163 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/inbox"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// notifyEvery bounds how often one process notifies the others for one module.
+const notifyEvery = 50 * time.Millisecond
+
+// channel is where replicas on one PostgreSQL database tell each other that there is something to relay.
+const channel = "banyan_wake"
+
+type notifier struct {
+	busy atomic.Bool
+}
+
+// notify tells the holder of a module's lease, at most once per notifyEvery; the sweep finds what it misses.
+func (b *Bus) notify(p *part) {
+	if !p.notifier.busy.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer p.notifier.busy.Store(false)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		// A unit of work of its own: a notification inside of every one would make their commits wait for each other.
+		err := p.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+			return w.DB.Exec("SELECT pg_notify(?, ?)", channel, p.module.Name).Error
+		})
+		if err != nil {
+			b.opts.Log.Warn("replicas not notified", "module", p.module.Name, "error", err)
+		}
+		<-time.After(notifyEvery)
+	}()
+}
+
+// notified wakes relays for what other processes have committed.
+func (b *Bus) notified(ctx context.Context) {
+	if b.opts.Control == nil || b.opts.Control.Dialect() != database.Postgres {
+		return
+	}
+	err := b.opts.Control.Listen(ctx, channel, func(module string) {
+		for name, p := range b.parts {
+			if module == "" || module == name {
+				p.relay.Wake(b.targets(p), 0)
+				p.timers.Wake()
+			}
+		}
+	})
+	if err != nil {
+		b.opts.Log.Warn("not listening to other replicas", "error", err)
+	}
+}
+
+// housekeep removes what has had its time and watches the high-water mark.
+func (b *Bus) housekeep(ctx context.Context, p *part) {
+	clock := p.store.Clock()
+	for tick := 0; ctx.Err() == nil; tick++ {
+		b.measure(ctx, p)
+		if tick%60 == 1 {
+			now := clock.Now()
+			if err := p.relay.Clean(ctx, now.Add(-b.cfg.KeepUnsubscribed)); err != nil && ctx.Err() == nil {
+				b.opts.Log.Warn("old messages not removed", "module", p.module.Name, "error", err)
+			}
+			if err := p.store.ForgetAnswers(ctx, now.Add(-30*24*time.Hour)); err != nil && ctx.Err() == nil {
+				b.opts.Log.Warn("old answers not removed", "module", p.module.Name, "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Second):
+		}
+	}
+}
+
+func (b *Bus) measure(ctx context.Context, p *part) {
+	name := p.module.Name
+	if parked, dead, err := p.inbox.Counts(ctx); err == nil {
+		b.opts.Metrics.ParkedKeys.WithLabelValues(name).Set(float64(parked))
+		b.opts.Metrics.BlockedBy.WithLabelValues(name).Set(float64(dead))
+	}
+	pending, err := p.relay.Pending(ctx, b.cfg.HighWaterRows+1)
+	if err != nil {
+		return
+	}
+	oldest, some := p.relay.Oldest()
+	switch age := p.store.Clock().Now().Sub(oldest); {
+	case pending > b.cfg.HighWaterRows:
+		p.store.Overload(fmt.Sprintf("more than %d messages of %s wait for their subscribers", b.cfg.HighWaterRows, name))
+	case some && b.cfg.HighWaterAge > 0 && age > b.cfg.HighWaterAge:
+		p.store.Overload(fmt.Sprintf("messages of %s have waited for %s", name, age.Round(time.Second)))
+	default:
+		p.store.Overload("")
+	}
+}
+
+// ModuleStatus is how a module does, for /readyz and operators.
+type ModuleStatus struct {
+	Store    string     `json:"store"` // "ok" or what is wrong
+	Owner    bool       `json:"owner"` // this process does the module's owner-only work
+	Oldest   *time.Time `json:"oldest_pending,omitempty"`
+	Parked   int64      `json:"parked_keys"`
+	Dead     int64      `json:"dead_letters"`
+	Overload string     `json:"overload,omitempty"`
+}
+
+// Status is how each module does, and whether messages are delivered at all.
+func (b *Bus) Status(ctx context.Context) (modules map[string]ModuleStatus, delivering bool) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	modules = map[string]ModuleStatus{}
+	for name, p := range b.parts {
+		s := ModuleStatus{Store: "ok", Owner: p.lease.Held(), Overload: p.store.Overloaded()}
+		if at, some := p.relay.Oldest(); some {
+			s.Oldest = &at
+		}
+		var err error
+		if s.Parked, s.Dead, err = p.inbox.Counts(ctx); err != nil {
+			s.Store = "not reachable"
+		}
+		modules[name] = s
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return modules, b.ready
+}
+
+// Inbox is the receiving end of a module, for operators.
+func (b *Bus) Inbox(module string) (*inbox.Inbox, error) {
+	p := b.parts[module]
+	if p == nil {
+		return nil, errs.New(errs.NotFound, "there is no module %q; there are %v", module, b.names())
+	}
+	return p.inbox, nil
+}
+
+// Modules are the names of the modules on the bus.
+func (b *Bus) Modules() []string { return b.names() }
+
+// Idle says whether nothing is on its way and nothing is due in any module.
+func (b *Bus) Idle(ctx context.Context) (bool, error) {
+	for _, p := range b.parts {
+		var left int64
+		now := p.store.Clock().Now()
+		err := p.store.Read(ctx).Raw(`SELECT (SELECT count(*) FROM delivery) + (SELECT count(*) FROM parked_key WHERE next_at <= ?)
+			+ (SELECT count(*) FROM timers WHERE due_at <= ?)`, now, now).Row().Scan(&left)
+		if err != nil {
+			return false, err
+		}
+		if left > 0 || p.store.Busy() {
+			return false, nil
+		}
+	}
+	return true, nil
+}

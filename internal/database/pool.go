@@ -1,0 +1,60 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"gorm.io/gorm"
+)
+
+// normal makes times comparable in every store: UTC, microseconds.
+func normal(args []any) []any {
+	for i, a := range args {
+		switch v := a.(type) {
+		case time.Time:
+			args[i] = v.UTC().Truncate(time.Microsecond)
+		case *time.Time:
+			if v != nil {
+				args[i] = v.UTC().Truncate(time.Microsecond)
+			}
+		case sql.NullTime:
+			v.Time = v.Time.UTC().Truncate(time.Microsecond)
+			args[i] = v
+		}
+	}
+	return args
+}
+
+// readPool is a pool of connections with normal times.
+type readPool struct{ *sql.DB }
+
+func (p readPool) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return p.DB.ExecContext(ctx, query, normal(args)...)
+}
+
+func (p readPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return p.DB.QueryContext(ctx, query, normal(args)...)
+}
+
+func (p readPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return p.DB.QueryRowContext(ctx, query, normal(args)...)
+}
+
+// GetDBConn lets GORM find the pool behind.
+func (p readPool) GetDBConn() (*sql.DB, error) { return p.DB, nil }
+
+// conn is what a unit of work needs of a connection or a transaction.
+type conn interface {
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// bind gives a GORM handle that runs on pool.
+func bind(base *gorm.DB, ctx context.Context, pool gorm.ConnPool) *gorm.DB {
+	tx := base.Session(&gorm.Session{NewDB: true, Context: ctx, SkipDefaultTransaction: true})
+	tx.Statement.ConnPool = pool
+	return tx
+}

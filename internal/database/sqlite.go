@@ -1,0 +1,457 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/ncruces/go-sqlite3"
+	"github.com/ncruces/go-sqlite3/driver"
+	"github.com/ncruces/go-sqlite3/gormlite"
+	"golang.org/x/sys/unix"
+	"gorm.io/gorm"
+
+	"github.com/banyan-go/banyan/internal/errs"
+)
+
+// timeLayout has a fixed width, so that times compare as text.
+const timeLayout = "2006-01-02T15:04:05.000000Z"
+
+const (
+	maxGroup   = 256                   // units of work that share a commit
+	lazyDelay  = 20 * time.Millisecond // how long a lazy unit of work waits for company
+	maxReaders = 4
+)
+
+type sqliteEngine struct {
+	lock   *os.File
+	writer *sql.DB
+	conn   *sql.Conn
+	base   *gorm.DB
+	reads  *sql.DB
+	log    *slog.Logger
+	stmts  map[string]*sql.Stmt // prepared on conn
+
+	jobs chan *job
+	quit chan struct{}
+	done chan struct{}
+	once sync.Once
+}
+
+// job is a unit of work on its way through the writer.
+type job struct {
+	ctx    context.Context
+	opts   options
+	fn     func(tx *gorm.DB) error
+	err    error
+	broke  bool // its failure rolled the whole group back
+	ran    bool
+	result chan error
+}
+
+func sqliteDSN(path string, pragmas ...string) string {
+	return sqliteURL(path, url.Values{"_timefmt": {timeLayout}}, pragmas)
+}
+
+func sqliteURL(path string, v url.Values, pragmas []string) string {
+	for _, p := range append([]string{"busy_timeout(5000)"}, pragmas...) {
+		v.Add("_pragma", p)
+	}
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: v.Encode()}).String()
+}
+
+func openSQLite(ctx context.Context, path, module string, log *slog.Logger) (*DB, error) {
+	lock, err := lockFile(path + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	e := &sqliteEngine{lock: lock, log: log, stmts: map[string]*sql.Stmt{}, jobs: make(chan *job, maxGroup), quit: make(chan struct{}), done: make(chan struct{})}
+	ok := false
+	defer func() {
+		if !ok {
+			e.closeAll()
+		}
+	}()
+	if err := migrateSQLite(ctx, path, module); err != nil {
+		return nil, err
+	}
+	if e.writer, err = driver.Open(sqliteDSN(path, "journal_mode(wal)", "synchronous(full)", "foreign_keys(1)", "recursive_triggers(1)", "cache_size(-1024)", "temp_store(memory)")); err != nil {
+		return nil, err
+	}
+	e.writer.SetMaxOpenConns(1)
+	if e.conn, err = e.writer.Conn(ctx); err != nil {
+		return nil, err
+	}
+	if e.base, err = gorm.Open(gormlite.OpenDB(e.conn), gormConfig(log)); err != nil {
+		return nil, err
+	}
+	if e.reads, err = driver.Open(sqliteDSN(path, "query_only(1)", "cache_size(-512)")); err != nil {
+		return nil, err
+	}
+	e.reads.SetMaxOpenConns(maxReaders)
+	e.reads.SetMaxIdleConns(1)
+	e.reads.SetConnMaxIdleTime(5 * time.Second)
+	reader, err := gorm.Open(gormlite.OpenDB(readPool{e.reads}), gormConfig(log))
+	if err != nil {
+		return nil, err
+	}
+	ok = true
+	go e.run()
+	return &DB{name: module, dialect: SQLite, reader: reader, engine: e}, nil
+}
+
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s is held by another process; stop it, or give this one another data directory with --data", path)
+	}
+	return f, nil
+}
+
+func (e *sqliteEngine) write(ctx context.Context, opts options, fn func(tx *gorm.DB) error) error {
+	j := &job{ctx: ctx, opts: opts, fn: fn, result: make(chan error, 1)}
+	select {
+	case <-e.quit:
+		return errs.New(errs.Unavailable, "the store is closing").After(time.Second)
+	default:
+	}
+	select {
+	case e.jobs <- j:
+	case <-ctx.Done():
+		return contextError(ctx.Err())
+	case <-e.quit:
+		return errs.New(errs.Unavailable, "the store is closing").After(time.Second)
+	}
+	// Once handed over it is waited for, cancelled or not: it may be part of a commit by now.
+	select {
+	case err := <-j.result:
+		return err
+	case <-e.done:
+		select {
+		case err := <-j.result:
+			return err
+		default:
+			return errs.New(errs.Unavailable, "the store is closing").After(time.Second)
+		}
+	}
+}
+
+// run is the one writer of the file.
+func (e *sqliteEngine) run() {
+	defer close(e.done)
+	var waiting []*job // lazy ones
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		var first *job
+		select {
+		case first = <-e.jobs:
+		case <-timer.C:
+			if len(waiting) == 0 {
+				timer.Reset(time.Hour)
+				continue
+			}
+		case <-e.quit:
+			for {
+				select {
+				case j := <-e.jobs:
+					waiting = append(waiting, j)
+					continue
+				default:
+				}
+				break
+			}
+			e.commit(waiting)
+			return
+		}
+		if first != nil && first.opts.lazy && len(waiting) < maxGroup/2 {
+			if len(waiting) == 0 {
+				timer.Reset(lazyDelay)
+			}
+			waiting = append(waiting, first)
+			continue
+		}
+		group := waiting
+		waiting = nil
+		if first != nil {
+			group = append(group, first)
+		}
+		e.commit(e.gather(group))
+	}
+}
+
+// gather adds what waits already; it does not wait for more: while one group is written to disk the next one collects.
+func (e *sqliteEngine) gather(group []*job) []*job {
+	for len(group) < maxGroup {
+		select {
+		case j := <-e.jobs:
+			group = append(group, j)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+// commit runs a group as savepoints of one transaction and answers its members.
+func (e *sqliteEngine) commit(group []*job) {
+	for len(group) > 0 {
+		again, err := e.attempt(group)
+		switch {
+		case err == nil:
+			for _, j := range group {
+				j.result <- j.err
+			}
+			return
+		case len(group) == 1:
+			if group[0].err == nil {
+				group[0].err = err
+			}
+			group[0].result <- group[0].err
+			return
+		case len(again) == len(group):
+			// The commit itself failed: nobody is to blame more than another, so each runs alone.
+			for _, j := range group {
+				e.commit([]*job{j})
+			}
+			return
+		}
+		// One broke the group: it has its error, the others run again.
+		for _, j := range group {
+			if j.broke {
+				j.result <- j.err
+			}
+		}
+		group = again
+	}
+}
+
+// attempt runs the group once. With an error nothing of it is in the file, and the jobs that it returns are to
+// run again.
+func (e *sqliteEngine) attempt(group []*job) (again []*job, err error) {
+	bg := context.Background()
+	if _, err := e.conn.ExecContext(bg, "BEGIN IMMEDIATE"); err != nil {
+		return group, sqliteError(err)
+	}
+	wrote := false
+	for i, j := range group {
+		j.err, j.broke = nil, false
+		if err := j.ctx.Err(); err != nil {
+			j.err = contextError(err)
+			continue
+		}
+		if _, err := e.conn.ExecContext(bg, "SAVEPOINT u"); err != nil {
+			e.rollback()
+			return group, sqliteError(err)
+		}
+		j.err = e.runJob(j)
+		if e.gone() {
+			// SQLite has rolled everything back by itself (disk full, I/O error, interrupt).
+			if j.err == nil {
+				j.err = errs.New(errs.Unavailable, "the store rolled back")
+			}
+			j.broke = true
+			rest := make([]*job, 0, len(group)-1)
+			rest = append(append(rest, group[:i]...), group[i+1:]...)
+			return rest, j.err
+		}
+		end := "RELEASE u"
+		if j.err != nil {
+			end = "ROLLBACK TO u"
+		} else {
+			wrote = true
+		}
+		if _, err := e.conn.ExecContext(bg, end); err != nil {
+			e.rollback()
+			return group, sqliteError(err)
+		}
+		if j.err != nil {
+			if _, err := e.conn.ExecContext(bg, "RELEASE u"); err != nil {
+				e.rollback()
+				return group, sqliteError(err)
+			}
+		}
+	}
+	if !wrote {
+		e.rollback()
+		return nil, nil
+	}
+	if _, err := e.conn.ExecContext(bg, "COMMIT"); err != nil {
+		e.rollback()
+		return group, sqliteError(err)
+	}
+	return nil, nil
+}
+
+func (e *sqliteEngine) runJob(j *job) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.log.ErrorContext(j.ctx, "unit of work panicked", "panic", p, "stack", string(debug.Stack()))
+			err = errs.New(errs.Internal, "internal error")
+		}
+	}()
+	pool := &writePool{engine: e, ctx: j.ctx}
+	defer pool.close()
+	return sqliteError(j.fn(bind(e.base, j.ctx, pool)))
+}
+
+// gone says whether the transaction is over although nobody ended it.
+func (e *sqliteEngine) gone() bool {
+	auto := false
+	_ = e.conn.Raw(func(c any) error {
+		auto = c.(driver.Conn).Raw().GetAutocommit()
+		return nil
+	})
+	return auto
+}
+
+func (e *sqliteEngine) rollback() {
+	if !e.gone() {
+		if _, err := e.conn.ExecContext(context.Background(), "ROLLBACK"); err != nil {
+			e.log.Error("rollback", "error", err)
+		}
+	}
+}
+
+func (e *sqliteEngine) ping(ctx context.Context) error {
+	var one int
+	return e.reads.QueryRowContext(ctx, "SELECT 1").Scan(&one)
+}
+
+func (e *sqliteEngine) listen(ctx context.Context, _ string, _ func(string)) error {
+	<-ctx.Done()
+	return nil
+}
+
+func (e *sqliteEngine) close() error {
+	e.once.Do(func() { close(e.quit) })
+	<-e.done
+	return e.closeAll()
+}
+
+func (e *sqliteEngine) closeAll() error {
+	var all []error
+	if e.reads != nil {
+		all = append(all, e.reads.Close())
+	}
+	if e.conn != nil {
+		for _, s := range e.stmts {
+			all = append(all, s.Close())
+		}
+		all = append(all, e.conn.Close())
+	}
+	if e.writer != nil {
+		all = append(all, e.writer.Close())
+	}
+	all = append(all, e.lock.Close())
+	return errors.Join(all...)
+}
+
+// sqliteError gives what the machine below refuses the kind Unavailable: it is tried again, and shown as 503.
+func sqliteError(err error) error {
+	if err == nil {
+		return nil
+	}
+	var known *errs.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	for _, code := range []sqlite3.ErrorCode{sqlite3.FULL, sqlite3.IOERR, sqlite3.BUSY, sqlite3.LOCKED, sqlite3.NOMEM, sqlite3.CANTOPEN, sqlite3.READONLY} {
+		if errors.Is(err, code) {
+			return errs.Wrap(errs.Unavailable, err, "the store cannot take writes now").After(2 * time.Second)
+		}
+	}
+	return err
+}
+
+// writePool runs the statements of one unit of work on the writer's connection. The unit's context is checked
+// between statements and never handed to the connection: an interrupt there would roll back its neighbours.
+type writePool struct {
+	engine *sqliteEngine
+	ctx    context.Context
+	rows   []*sql.Rows
+}
+
+func (p *writePool) check() error {
+	if err := p.ctx.Err(); err != nil {
+		return contextError(err)
+	}
+	return nil
+}
+
+func (p *writePool) PrepareContext(_ context.Context, query string) (*sql.Stmt, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	return p.engine.conn.PrepareContext(context.Background(), query)
+}
+
+// ExecContext keeps the statement prepared: the same few come again with every unit of work.
+func (p *writePool) ExecContext(_ context.Context, query string, args ...any) (sql.Result, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	stmt, err := p.engine.prepared(query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.ExecContext(context.Background(), normal(args)...)
+}
+
+func (p *writePool) QueryContext(_ context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	rows, err := p.engine.conn.QueryContext(context.Background(), query, normal(args)...)
+	if err == nil {
+		p.rows = append(p.rows, rows)
+	}
+	return rows, err
+}
+
+func (p *writePool) QueryRowContext(_ context.Context, query string, args ...any) *sql.Row {
+	ctx := context.Background()
+	if p.check() != nil {
+		ctx = p.ctx // already over: the row carries its error, and nothing reaches the connection
+	}
+	return p.engine.conn.QueryRowContext(ctx, query, normal(args)...)
+}
+
+// close ends what a unit of work forgot to end.
+func (p *writePool) close() {
+	for _, r := range p.rows {
+		_ = r.Close()
+	}
+}
+
+const maxPrepared = 256
+
+func (e *sqliteEngine) prepared(query string) (*sql.Stmt, error) {
+	if s := e.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := e.conn.PrepareContext(context.Background(), query)
+	if err != nil {
+		return nil, err
+	}
+	if len(e.stmts) >= maxPrepared {
+		for q, old := range e.stmts { // any will do: what is used often comes back
+			_ = old.Close()
+			delete(e.stmts, q)
+			break
+		}
+	}
+	e.stmts[query] = s
+	return s, nil
+}

@@ -1,0 +1,153 @@
+package inbox
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// TimerHandler is the handler name under which a timer, a schedule or an effect is buried.
+func TimerHandler(name string) string { return "timer:" + name }
+
+func isTimer(handler string) bool { return strings.HasPrefix(handler, "timer:") }
+
+// DeadLetter is a message that its handler could not take.
+type DeadLetter struct {
+	ID       string          `json:"id"`
+	Module   string          `json:"module"`
+	Handler  string          `json:"handler"`
+	Key      string          `json:"key"`
+	Name     string          `json:"name"`
+	Reason   string          `json:"reason"`
+	Attempts int             `json:"attempts"`
+	FirstAt  time.Time       `json:"first_at"`
+	DiedAt   time.Time       `json:"died_at"`
+	Behind   int64           `json:"behind"` // messages of the key that wait for it
+	Message  json.RawMessage `json:"message,omitempty"`
+}
+
+type deadRow struct {
+	ID, Handler, Key, MessageID, Name, Subject, Reason string
+	Position                                           int64
+	Message                                            []byte
+	Attempts                                           int
+	FirstAt, DiedAt                                    time.Time
+	Behind                                             int64
+}
+
+func (r deadRow) letter(module string) DeadLetter {
+	return DeadLetter{ID: r.ID, Module: module, Handler: r.Handler, Key: r.Key, Name: r.Name, Reason: r.Reason, Attempts: r.Attempts,
+		FirstAt: r.FirstAt, DiedAt: r.DiedAt, Behind: r.Behind}
+}
+
+// DeadLetters lists up to limit dead letters after an id, oldest first, of one handler or of all ("").
+func (b *Inbox) DeadLetters(ctx context.Context, handler, after string, limit int) ([]DeadLetter, error) {
+	var rows []deadRow
+	err := b.store.Read(ctx).Raw(`SELECT d.id, d.handler, d.key, d.name, d.reason, d.attempts, d.first_at, d.died_at,
+			(SELECT count(*) FROM parked p WHERE p.handler = d.handler AND p.key = d.key) AS behind
+		FROM dead_letters d WHERE d.id > ? AND (d.handler = ? OR ? = '') ORDER BY d.id LIMIT ?`, after, handler, handler, limit).Scan(&rows).Error
+	letters := make([]DeadLetter, len(rows))
+	for i, r := range rows {
+		letters[i] = r.letter(b.store.Module())
+	}
+	return letters, err
+}
+
+// DeadLetter is one with its message.
+func (b *Inbox) DeadLetter(ctx context.Context, id string) (DeadLetter, error) {
+	var r deadRow
+	found := b.store.Read(ctx).Raw("SELECT * FROM dead_letters WHERE id = ?", id).Scan(&r)
+	if found.Error != nil {
+		return DeadLetter{}, found.Error
+	}
+	if found.RowsAffected == 0 {
+		return DeadLetter{}, errs.New(errs.NotFound, "module %s has no dead letter %s", b.store.Module(), id)
+	}
+	letter := r.letter(b.store.Module())
+	letter.Message = r.Message
+	return letter, nil
+}
+
+// take removes a dead letter within a unit of work: whoever removes the row decides what becomes of it.
+func (b *Inbox) take(w *unit.Work, id string) (deadRow, error) {
+	var r deadRow
+	found := w.DB.Raw("SELECT * FROM dead_letters WHERE id = ?"+lock(w), id).Scan(&r)
+	if found.Error != nil {
+		return r, found.Error
+	}
+	if found.RowsAffected == 0 {
+		return r, errs.New(errs.NotFound, "module %s has no dead letter %s", b.store.Module(), id)
+	}
+	return r, w.DB.Exec("DELETE FROM dead_letters WHERE id = ?", id).Error
+}
+
+// Replay makes a dead letter the head of its key again, due now. A timer or an effect is set again.
+func (b *Inbox) Replay(ctx context.Context, id string) error {
+	var now time.Time
+	err := b.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		now = w.Now()
+		r, err := b.take(w, id)
+		if err != nil {
+			return err
+		}
+		if isTimer(r.Handler) {
+			var m message.Message
+			if err := json.Unmarshal(r.Message, &m); err != nil {
+				return err
+			}
+			return w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (name, key) DO NOTHING`,
+				m.Source, strings.TrimPrefix(r.Handler, "timer:"), m.Key, now, now, []byte(m.Payload)).Error
+		}
+		// It goes before everything of its key that came later.
+		var first int64
+		if err := w.DB.Raw("SELECT coalesce(min(position), 0) FROM parked").Scan(&first).Error; err != nil {
+			return err
+		}
+		position := min(first, 0) - 1
+		if err := w.DB.Exec("INSERT INTO parked (position, handler, key, message_id, name, subject, message, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+			position, r.Handler, r.Key, r.MessageID, r.Name, r.Subject, r.Message, r.Reason).Error; err != nil {
+			return err
+		}
+		return w.DB.Exec(`INSERT INTO parked_key (handler, key, next_at, attempt, first_at, delay_ms) VALUES (?, ?, ?, 0, ?, 0)
+			ON CONFLICT (handler, key) DO UPDATE SET next_at = excluded.next_at, attempt = 0, first_at = excluded.first_at, delay_ms = 0`, r.Handler, r.Key, now, now).Error
+	})
+	if err == nil && b.wake != nil {
+		b.wake(now)
+	}
+	return err
+}
+
+// Discard removes a dead letter for good and lets its key go on. The reason is logged.
+func (b *Inbox) Discard(ctx context.Context, id, reason string) error {
+	var r deadRow
+	err := b.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		var err error
+		if r, err = b.take(w, id); err != nil || isTimer(r.Handler) {
+			return err
+		}
+		var blocked int64
+		if err := w.DB.Raw("SELECT count(*) FROM parked_key WHERE handler = ? AND key = ? AND next_at IS NULL", r.Handler, r.Key).Scan(&blocked).Error; err != nil || blocked == 0 {
+			return err
+		}
+		_, err = release(w, r.Handler, r.Key)
+		return err
+	})
+	if err == nil {
+		b.log.WarnContext(ctx, "dead letter discarded", "module", b.store.Module(), "id", id, "handler", r.Handler, "message", r.MessageID, "reason", reason)
+		if b.wake != nil {
+			b.wake(b.store.Clock().Now())
+		}
+	}
+	return err
+}
+
+// Counts are the keys that wait for another attempt and the dead letters.
+func (b *Inbox) Counts(ctx context.Context) (parked, dead int64, err error) {
+	err = b.store.Read(ctx).Raw("SELECT (SELECT count(*) FROM parked_key WHERE next_at IS NOT NULL), (SELECT count(*) FROM dead_letters)").Row().Scan(&parked, &dead)
+	return parked, dead, err
+}

@@ -1,0 +1,315 @@
+// Package inbox handles each message once and keeps the order of its key, whatever is delivered twice, late or
+// by two owners at a time.
+//
+// Guarantees, for each handler:
+//   - A message's effect and its inbox row (handler, message id) are one commit. The row is inserted first: who
+//     comes second waits for the first and then drops the message. Rows never expire.
+//   - A message that fails is parked: in one commit the inbox row is claimed, so that no other delivery handles
+//     the message, and the message becomes the head of its key in the tables parked and parked_key. Later
+//     messages of the key are appended behind it. The row of the key in parked_key is what arrivals and
+//     retries exclude each other by; nothing about parked keys is kept in memory.
+//   - Transient errors are tried again with backoff and jitter until GiveUpAfter has passed since the first
+//     attempt; permanent ones, and what is given up, become a dead letter. It blocks its key until an operator
+//     replays or discards it, unless the handler declares Skip.
+package inbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/telemetry"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// Policy says how failures are tried again.
+type Policy struct {
+	Base        time.Duration // first delay
+	Cap         time.Duration // longest delay
+	GiveUpAfter time.Duration // from the first attempt to the dead letter
+}
+
+// Handler is a subscription's handler with its promises.
+type Handler struct {
+	Name      string
+	Aliases   []string
+	Unordered bool
+	Skip      bool
+	For       func(name string) module.MessageHandler // nil for names that the handler does not know
+}
+
+// Inbox is the receiving end of one module.
+type Inbox struct {
+	store    *unit.Store
+	handlers map[string]*Handler
+	policy   Policy
+	metrics  *telemetry.Messages
+	log      *slog.Logger
+	wake     func(at time.Time)
+}
+
+// Outcome is what became of a delivery. Each of them is final for the sender.
+type Outcome string
+
+// The outcomes.
+const (
+	Handled   Outcome = "handled"
+	Duplicate Outcome = "duplicate"
+	Parked    Outcome = "parked"
+	Dead      Outcome = "dead"
+)
+
+// New is the inbox of a module; wake is told when a parked message is due.
+func New(store *unit.Store, handlers []*Handler, policy Policy, metrics *telemetry.Messages, log *slog.Logger, wake func(time.Time)) *Inbox {
+	b := &Inbox{store: store, handlers: map[string]*Handler{}, policy: policy, metrics: metrics, log: log, wake: wake}
+	for _, h := range handlers {
+		b.handlers[h.Name] = h
+	}
+	return b
+}
+
+// Open moves rows of renamed handlers and refuses to go on when rows wait for a handler that no longer exists.
+func (b *Inbox) Open(ctx context.Context) error {
+	for _, h := range b.handlers {
+		for _, old := range h.Aliases {
+			err := b.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+				for _, table := range []string{"inbox", "parked", "parked_key", "dead_letters"} {
+					if err := w.DB.Exec("UPDATE "+table+" SET handler = ? WHERE handler = ?", h.Name, old).Error; err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return fmt.Errorf("rename handler %s to %s: %w", old, h.Name, err)
+			}
+		}
+	}
+	var waiting []string
+	err := b.store.Read(ctx).Raw("SELECT DISTINCT handler FROM parked_key UNION SELECT DISTINCT handler FROM dead_letters").Scan(&waiting).Error
+	if err != nil {
+		return err
+	}
+	for _, name := range waiting {
+		if b.handlers[name] == nil && !isTimer(name) {
+			return fmt.Errorf("module %s: messages wait for the handler %q, which does not exist any more; give the renamed one Aliases: []string{%q}, or discard its dead letters with the version before",
+				b.store.Module(), name, name)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) key(m message.Message) string {
+	k := m.Source + "/" + m.Key
+	if h.Unordered {
+		k += "#" + m.ID
+	}
+	return k
+}
+
+// Handle runs a handler on a message. It returns an error only if nothing could be kept of the attempt, so that
+// the message must be delivered again.
+func (b *Inbox) Handle(ctx context.Context, h *Handler, m message.Message) (Outcome, error) {
+	fn := h.For(m.Name)
+	if fn == nil {
+		return Handled, nil
+	}
+	outcome, err := b.attempt(ctx, h, fn, m)
+	switch {
+	case err == nil:
+		b.count(h, m, outcome)
+		return outcome, nil
+	case ctx.Err() != nil:
+		return "", err
+	}
+	outcome, perr := b.fail(ctx, h, m, err)
+	if perr != nil {
+		return "", fmt.Errorf("%s: %w", h.Name, errors.Join(err, perr))
+	}
+	b.log.WarnContext(ctx, "message "+string(outcome), "module", b.store.Module(), "handler", h.Name, "message", m.Name, "id", m.ID, "key", m.Key, "error", err)
+	b.count(h, m, outcome)
+	return outcome, nil
+}
+
+func (b *Inbox) count(h *Handler, m message.Message, outcome Outcome) {
+	module := b.store.Module()
+	switch outcome {
+	case Handled:
+		b.metrics.Handled.WithLabelValues(module, h.Name, m.Name).Inc()
+	case Duplicate:
+		b.metrics.Duplicates.WithLabelValues(module, h.Name).Inc()
+	case Dead:
+		b.metrics.Dead.WithLabelValues(module, h.Name).Inc()
+	}
+}
+
+// errBehind rolls a unit of work back that found its key parked.
+var errBehind = errors.New("the key is parked")
+
+func (b *Inbox) attempt(ctx context.Context, h *Handler, fn module.MessageHandler, m message.Message) (Outcome, error) {
+	for {
+		outcome := Handled
+		err := b.store.Handle(ctx, &m, h.Name, func(ctx context.Context, w *unit.Work) error {
+			outcome = Handled
+			claimed := w.DB.Exec(`INSERT INTO inbox (handler, message_id, handled_at)
+				SELECT CAST(? AS TEXT), CAST(? AS TEXT), `+cast(w, "?")+` WHERE NOT EXISTS (SELECT 1 FROM parked_key WHERE handler = ? AND key = ?)
+				ON CONFLICT (handler, message_id) DO NOTHING`, h.Name, m.ID, w.Now(), h.Name, h.key(m))
+			if claimed.Error != nil {
+				return fmt.Errorf("inbox: %w", claimed.Error)
+			}
+			if claimed.RowsAffected == 0 {
+				return errBehind
+			}
+			return fn(ctx, w, m)
+		}, database.Repeatable)
+		if !errors.Is(err, errBehind) {
+			return outcome, err
+		}
+		// Either handled before or behind a parked message; who appends does so under the key's row.
+		done := false
+		if outcome, done, err = b.behind(ctx, h, m); err != nil || done {
+			return outcome, err
+		}
+	}
+}
+
+// cast gives a bare parameter in a SELECT list its type on PostgreSQL.
+func cast(w *unit.Work, parameter string) string {
+	if w.Dialect() == database.Postgres {
+		return "CAST(" + parameter + " AS TIMESTAMPTZ)"
+	}
+	return parameter
+}
+
+// behind appends a message to its parked key, or finds that it is a duplicate; done is false if the key has
+// become free in between.
+func (b *Inbox) behind(ctx context.Context, h *Handler, m message.Message) (outcome Outcome, done bool, err error) {
+	err = b.store.Handle(ctx, &m, h.Name, func(_ context.Context, w *unit.Work) error {
+		outcome, done = "", false
+		var parked []time.Time
+		if err := w.DB.Raw("SELECT first_at FROM parked_key WHERE handler = ? AND key = ?"+lock(w), h.Name, h.key(m)).Scan(&parked).Error; err != nil {
+			return err
+		}
+		var seen int64
+		if err := w.DB.Raw("SELECT count(*) FROM inbox WHERE handler = ? AND message_id = ?", h.Name, m.ID).Scan(&seen).Error; err != nil {
+			return err
+		}
+		switch {
+		case seen > 0:
+			outcome, done = Duplicate, true
+			return nil
+		case len(parked) == 0:
+			return nil
+		}
+		claimed, err := claim(w, h, m)
+		if err != nil {
+			return err
+		}
+		outcome, done = Parked, true
+		if !claimed {
+			outcome = Duplicate
+			return nil
+		}
+		return park(w, h, m, "behind an earlier message of its key")
+	}, database.Repeatable)
+	return outcome, done, err
+}
+
+// lock makes a SELECT take its rows on PostgreSQL; on SQLite there is one writer.
+func lock(w *unit.Work) string {
+	if w.Dialect() == database.Postgres {
+		return " FOR UPDATE"
+	}
+	return ""
+}
+
+func claim(w *unit.Work, h *Handler, m message.Message) (bool, error) {
+	r := w.DB.Exec("INSERT INTO inbox (handler, message_id, handled_at) VALUES (?, ?, ?) ON CONFLICT (handler, message_id) DO NOTHING", h.Name, m.ID, w.Now())
+	return r.RowsAffected == 1, r.Error
+}
+
+func park(w *unit.Work, h *Handler, m message.Message, reason string) error {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return w.DB.Exec("INSERT INTO parked (handler, key, message_id, name, subject, message, error) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		h.Name, h.key(m), m.ID, m.Name, m.Subject, body, reason).Error
+}
+
+// fail parks a message after its first attempt, or buries it.
+func (b *Inbox) fail(ctx context.Context, h *Handler, m message.Message, cause error) (Outcome, error) {
+	var outcome Outcome
+	var due time.Time
+	err := b.store.Handle(ctx, &m, h.Name, func(_ context.Context, w *unit.Work) error {
+		outcome = Parked
+		claimed, err := claim(w, h, m)
+		if err != nil {
+			return err
+		}
+		if !claimed {
+			outcome = Duplicate // another owner has handled or parked it meanwhile
+			return nil
+		}
+		if !errs.Transient(cause) {
+			outcome = Dead
+			if err := bury(w, h, m, 0, cause.Error(), 1, w.Now()); err != nil {
+				return err
+			}
+			if h.Skip {
+				return nil
+			}
+			return parkKey(w, h, h.key(m), nil, 0, w.Now(), 0)
+		}
+		delay := b.backoff(0)
+		due = w.Now().Add(delay)
+		if err := parkKey(w, h, h.key(m), &due, 1, w.Now(), delay); err != nil {
+			return err
+		}
+		return park(w, h, m, cause.Error())
+	}, database.Repeatable)
+	if err == nil && !due.IsZero() && b.wake != nil {
+		b.wake(due)
+	}
+	return outcome, err
+}
+
+// parkKey makes the key parked, due at next (nil: blocked by a dead letter). A key parked by another owner meanwhile
+// stays as it is.
+func parkKey(w *unit.Work, h *Handler, key string, next *time.Time, attempt int, first time.Time, delay time.Duration) error {
+	return w.DB.Exec(`INSERT INTO parked_key (handler, key, next_at, attempt, first_at, delay_ms) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (handler, key) DO NOTHING`,
+		h.Name, key, next, attempt, first, delay.Milliseconds()).Error
+}
+
+func bury(w *unit.Work, h *Handler, m message.Message, position int64, reason string, attempts int, first time.Time) error {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return w.DB.Exec(`INSERT INTO dead_letters (id, position, handler, key, message_id, name, subject, message, reason, attempts, first_at, died_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		message.NewID(), position, h.Name, h.key(m), m.ID, m.Name, m.Subject, body, reason, attempts, first, w.Now()).Error
+}
+
+// backoff is decorrelated jitter: between the base and three times the delay before, up to the cap.
+func (b *Inbox) backoff(before time.Duration) time.Duration {
+	return Backoff(b.policy, before)
+}
+
+// Backoff is the delay after one of before.
+func Backoff(p Policy, before time.Duration) time.Duration {
+	upper := max(p.Base, min(p.Cap, 3*before))
+	d := p.Base
+	if upper > p.Base {
+		d += rand.N(upper - p.Base)
+	}
+	return min(d, p.Cap)
+}

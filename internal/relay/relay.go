@@ -1,0 +1,486 @@
+// Package relay moves a module's committed messages to their subscribers.
+//
+// Guarantees. A delivery row is deleted only after the subscriber has durably taken the message, so a message is
+// never lost after its commit; after a crash it may be sent again, and the subscriber's inbox drops it. There is no
+// cursor: what is left is found by its row, also a row that committed late. Messages of one key go one after another to
+// a subscriber; the next one leaves when the one before is taken. Subscribers do not wait for each other: each has a
+// window of its own. The relay ends only with its context; errors make it try again.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/telemetry"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// Config bounds a relay.
+type Config struct {
+	Workers int           // messages on their way to one subscriber at a time
+	Window  int           // messages of one subscriber in memory
+	Sweep   time.Duration // how often rows are looked for that nobody has announced
+}
+
+// Relay is the sending end of one module.
+type Relay struct {
+	store   *unit.Store
+	cfg     Config
+	send    func(ctx context.Context, subscriber string, m message.Message) error
+	metrics *telemetry.Messages
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	legs    map[string]*leg
+	running bool
+	marks   chan mark
+	oldest  atomic.Int64 // unix microseconds of the oldest pending message, 0 for none
+}
+
+type mark struct {
+	leg *leg
+	id  int64
+}
+
+// New is the relay of a module. send returns nil once the subscriber has durably taken the message.
+func New(store *unit.Store, cfg Config, send func(ctx context.Context, subscriber string, m message.Message) error, metrics *telemetry.Messages, log *slog.Logger) *Relay {
+	return &Relay{store: store, cfg: cfg, send: send, metrics: metrics, log: log, legs: map[string]*leg{}, marks: make(chan mark, 1024)}
+}
+
+// Wake says that deliveries were committed, the first with outbox id first (0: unknown).
+func (r *Relay) Wake(subscribers []string, first int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.running {
+		return
+	}
+	for _, s := range subscribers {
+		if l := r.legs[s]; l != nil {
+			l.rewind(first)
+		}
+	}
+}
+
+// Oldest is when the oldest message was committed that a subscriber has not taken; false if there is none.
+func (r *Relay) Oldest() (time.Time, bool) {
+	at := r.oldest.Load()
+	return time.UnixMicro(at).UTC(), at != 0
+}
+
+// Run relays to the subscribers until ctx ends; then it finishes what is on its way and marks it.
+func (r *Relay) Run(ctx context.Context, subscribers []string) error {
+	// What is on its way is finished when ctx ends.
+	work := context.WithoutCancel(ctx)
+	stop := make(chan struct{})
+	var legs, marker sync.WaitGroup
+	r.mu.Lock()
+	r.legs = map[string]*leg{}
+	for _, s := range subscribers {
+		l := &leg{relay: r, subscriber: s, wake: make(chan struct{}, 1), slots: make(chan struct{}, r.cfg.Workers), open: map[int64]bool{}, queues: map[string][]row{}}
+		l.wake <- struct{}{}
+		r.legs[s] = l
+	}
+	r.running = true
+	list := make([]*leg, 0, len(r.legs))
+	for _, l := range r.legs {
+		list = append(list, l)
+	}
+	r.mu.Unlock()
+	for _, l := range list {
+		legs.Go(func() { l.run(ctx, work) })
+	}
+	marker.Go(func() { r.mark(work, stop) })
+	legs.Go(func() { r.sweep(ctx, subscribers) })
+	legs.Wait()
+	r.mu.Lock()
+	r.running = false
+	r.mu.Unlock()
+	close(stop)
+	marker.Wait()
+	return nil
+}
+
+// leg is the way to one subscriber.
+type leg struct {
+	relay      *Relay
+	subscriber string
+	wake       chan struct{}
+	slots      chan struct{}
+
+	mu      sync.Mutex
+	from    int64            // rows below were read, or are announced when they appear
+	open    map[int64]bool   // read and not yet marked; true once taken
+	pending int              // of them, not yet taken
+	queues  map[string][]row // by key; a key is here while a goroutine sends its messages
+	sending sync.WaitGroup
+}
+
+type row struct {
+	ID            int64
+	MessageID     string
+	Name          string
+	Key           string
+	Sequence      int64
+	CorrelationID string
+	CausationID   string
+	Traceparent   string
+	Subject       string
+	CreatedAt     time.Time
+	Payload       []byte
+}
+
+func (l *leg) rewind(to int64) {
+	l.mu.Lock()
+	if to < l.from {
+		l.from = to
+	}
+	l.mu.Unlock()
+	l.nudge()
+}
+
+func (l *leg) nudge() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *leg) run(ctx, work context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			l.sending.Wait()
+			return
+		case <-l.wake:
+		}
+		for ctx.Err() == nil {
+			n, err := l.read(ctx, work)
+			if err != nil {
+				if ctx.Err() == nil {
+					l.relay.log.Warn("relay cannot read its outbox", "module", l.relay.store.Module(), "subscriber", l.subscriber, "error", err)
+					pause(ctx, 200*time.Millisecond)
+				}
+				continue
+			}
+			if n == 0 {
+				break
+			}
+		}
+	}
+}
+
+// read takes the next rows into the window; 0 means that there is nothing more to read now.
+func (l *leg) read(ctx, work context.Context) (int, error) {
+	l.mu.Lock()
+	free := l.relay.cfg.Window - l.pending
+	if free <= 0 || len(l.open) > 8*l.relay.cfg.Window {
+		l.mu.Unlock()
+		return 0, nil // taking a message nudges
+	}
+	from, limit := l.from, free+len(l.open)
+	l.mu.Unlock()
+	var rows []row
+	err := l.relay.store.Read(ctx).Raw(`SELECT o.id, o.message_id, o.name, o.key, o.sequence, o.correlation_id, o.causation_id, o.traceparent, o.subject, o.created_at, o.payload
+		FROM delivery d JOIN outbox o ON o.id = d.outbox_id WHERE d.subscriber = ? AND d.outbox_id >= ? ORDER BY d.outbox_id LIMIT ?`,
+		l.subscriber, from, limit).Scan(&rows).Error
+	if err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	taken := 0
+	for _, r := range rows {
+		if _, known := l.open[r.ID]; known {
+			continue
+		}
+		if taken == free {
+			break
+		}
+		taken++
+		l.open[r.ID] = false
+		l.pending++
+		if l.from == from && r.ID >= from {
+			from, l.from = r.ID+1, r.ID+1
+		}
+		if queue, busy := l.queues[r.Key]; busy {
+			l.queues[r.Key] = append(queue, r)
+			continue
+		}
+		l.queues[r.Key] = []row{r}
+		l.sending.Go(func() { l.sendKey(ctx, work, r.Key) })
+	}
+	if taken > 0 {
+		return taken, nil
+	}
+	// Everything seen is on its way already: continue after it.
+	if len(rows) > 0 && l.from == from {
+		l.from = rows[len(rows)-1].ID + 1
+		return len(rows), nil
+	}
+	return 0, nil
+}
+
+// sendKey sends the queued messages of a key, one after another.
+func (l *leg) sendKey(ctx, work context.Context, key string) {
+	l.slots <- struct{}{}
+	defer func() { <-l.slots }()
+	for {
+		l.mu.Lock()
+		queue := l.queues[key]
+		if len(queue) == 0 || ctx.Err() != nil {
+			delete(l.queues, key) // what is left stays in the outbox
+			l.mu.Unlock()
+			return
+		}
+		r := queue[0]
+		l.queues[key] = queue[1:]
+		l.mu.Unlock()
+		if !l.sendOne(ctx, work, r) {
+			l.mu.Lock()
+			delete(l.queues, key)
+			l.mu.Unlock()
+			return
+		}
+	}
+}
+
+func (l *leg) sendOne(ctx, work context.Context, r row) bool {
+	m := message.Message{
+		ID: r.MessageID, Name: r.Name, Source: l.relay.store.Module(), Key: r.Key, Sequence: r.Sequence, CorrelationID: r.CorrelationID,
+		CausationID: r.CausationID, Traceparent: r.Traceparent, Subject: r.Subject, Time: r.CreatedAt, Payload: r.Payload,
+	}
+	delay := 20 * time.Millisecond
+	for {
+		err := l.relay.send(work, l.subscriber, m)
+		if err == nil {
+			break
+		}
+		l.relay.log.Warn("message not taken, will send it again", "module", m.Source, "subscriber", l.subscriber, "message", m.Name, "id", m.ID, "error", err)
+		if !pause(ctx, delay+rand.N(delay)) {
+			return false
+		}
+		delay = min(2*delay, 5*time.Second)
+	}
+	l.relay.metrics.Published.WithLabelValues(m.Source, m.Name).Inc()
+	l.relay.metrics.Lag.WithLabelValues(m.Source, l.subscriber).Observe(l.relay.store.Clock().Now().Sub(m.Time).Seconds())
+	l.mu.Lock()
+	l.open[r.ID] = true
+	l.pending--
+	full := l.pending == l.relay.cfg.Window-1 || l.pending == l.relay.cfg.Window/2
+	l.mu.Unlock()
+	l.relay.marks <- mark{leg: l, id: r.ID}
+	if full {
+		l.nudge()
+	}
+	return true
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// markSizes are the lengths of the lists in the statements that mark, so that few statements serve all.
+var markSizes = []int{1, 8, 64, 512}
+
+// mark deletes taken deliveries in batches. Losing a mark in a crash does no harm: the inbox drops the repeat.
+func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
+	batch := make([]mark, 0, 512)
+	for {
+		batch = batch[:0]
+		select {
+		case m := <-r.marks:
+			batch = append(batch, m)
+		case <-stop:
+			for {
+				select {
+				case m := <-r.marks:
+					batch = append(batch, m)
+					continue
+				default:
+				}
+				break
+			}
+			if len(batch) == 0 {
+				return
+			}
+		}
+		for more := true; more && len(batch) < cap(batch); {
+			select {
+			case m := <-r.marks:
+				batch = append(batch, m)
+			default:
+				more = false
+			}
+		}
+		delay := 50 * time.Millisecond
+		for {
+			err := r.store.DB().Write(work, func(tx *gorm.DB) error { return deleteTaken(tx, batch) }, database.Lazy)
+			if err == nil {
+				break
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(delay):
+			}
+			delay = min(2*delay, 5*time.Second)
+		}
+		for _, m := range batch {
+			m.leg.mu.Lock()
+			delete(m.leg.open, m.id)
+			nudge := len(m.leg.open) == 4*r.cfg.Window
+			m.leg.mu.Unlock()
+			if nudge {
+				m.leg.nudge()
+			}
+		}
+	}
+}
+
+func deleteTaken(tx *gorm.DB, batch []mark) error {
+	bySubscriber := map[string][]any{}
+	var all []any
+	for _, m := range batch {
+		bySubscriber[m.leg.subscriber] = append(bySubscriber[m.leg.subscriber], m.id)
+		all = append(all, m.id)
+	}
+	for s, ids := range bySubscriber {
+		for chunk := range slices.Chunk(ids, markSizes[len(markSizes)-1]) {
+			list, args := idList(chunk)
+			if err := tx.Exec("DELETE FROM delivery WHERE subscriber = ? AND outbox_id IN ("+list+")", append([]any{s}, args...)...).Error; err != nil {
+				return err
+			}
+		}
+	}
+	for chunk := range slices.Chunk(all, markSizes[len(markSizes)-1]) {
+		list, args := idList(chunk)
+		if err := tx.Exec("DELETE FROM outbox WHERE id IN ("+list+") AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", args...).Error; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// idList pads ids to one of the sizes by repeating the last.
+func idList(ids []any) (string, []any) {
+	size := markSizes[len(markSizes)-1]
+	for _, s := range markSizes {
+		if len(ids) <= s {
+			size = s
+			break
+		}
+	}
+	args := make([]any, 0, size)
+	args = append(args, ids...)
+	for len(args) < size {
+		args = append(args, ids[len(ids)-1])
+	}
+	return strings.TrimSuffix(strings.Repeat("?,", size), ","), args
+}
+
+// sweep finds what nobody has announced: left from a crash, or committed by another process.
+func (r *Relay) sweep(ctx context.Context, subscribers []string) {
+	if len(subscribers) == 0 {
+		<-ctx.Done()
+		return
+	}
+	parts := make([]string, len(subscribers))
+	args := make([]any, 0, 2*len(subscribers))
+	for i, s := range subscribers {
+		parts[i] = "SELECT CAST(? AS TEXT) AS subscriber, id, created_at FROM outbox WHERE id = (SELECT min(outbox_id) FROM delivery WHERE subscriber = ?)"
+		args = append(args, s, s)
+	}
+	query := strings.Join(parts, " UNION ALL ")
+	for pause(ctx, r.cfg.Sweep) {
+		if err := r.sweepOnce(ctx, query, args, subscribers); err != nil && ctx.Err() == nil {
+			r.log.Warn("relay cannot sweep its outbox", "module", r.store.Module(), "error", err)
+		}
+	}
+}
+
+func (r *Relay) sweepOnce(ctx context.Context, query string, args []any, subscribers []string) error {
+	var found []struct {
+		Subscriber string
+		ID         int64
+		CreatedAt  time.Time
+	}
+	if err := r.store.Read(ctx).Raw(query, args...).Scan(&found).Error; err != nil {
+		return err
+	}
+	now := r.store.Clock().Now()
+	oldest := int64(0)
+	pending := map[string]bool{}
+	for _, f := range found {
+		pending[f.Subscriber] = true
+		r.metrics.Oldest.WithLabelValues(r.store.Module(), f.Subscriber).Set(now.Sub(f.CreatedAt).Seconds())
+		if at := f.CreatedAt.UnixMicro(); oldest == 0 || at < oldest {
+			oldest = at
+		}
+		r.mu.Lock()
+		l := r.legs[f.Subscriber]
+		r.mu.Unlock()
+		l.mu.Lock()
+		_, known := l.open[f.ID]
+		l.mu.Unlock()
+		if !known {
+			l.rewind(f.ID)
+		} else {
+			l.nudge()
+		}
+	}
+	for _, s := range subscribers {
+		if !pending[s] {
+			r.metrics.Oldest.WithLabelValues(r.store.Module(), s).Set(0)
+		}
+	}
+	r.oldest.Store(oldest)
+	return nil
+}
+
+// Pending counts the deliveries not yet taken, up to a limit.
+func (r *Relay) Pending(ctx context.Context, limit int64) (int64, error) {
+	var n int64
+	err := r.store.Read(ctx).Raw("SELECT count(*) FROM (SELECT 1 FROM delivery LIMIT ?) AS some", limit).Row().Scan(&n)
+	return n, err
+}
+
+// Clean removes messages nobody subscribes to that were made before a time, and what a crash between two marks left.
+func (r *Relay) Clean(ctx context.Context, before time.Time) error {
+	return r.store.DB().Write(ctx, func(tx *gorm.DB) error {
+		err := tx.Exec("DELETE FROM outbox WHERE unsubscribed AND created_at < ?", before).Error
+		return errors.Join(err, tx.Exec("DELETE FROM outbox WHERE NOT unsubscribed AND created_at < ? AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", before).Error)
+	})
+}
+
+// CheckSubscribers refuses deliveries that wait for a module that no longer subscribes.
+func CheckSubscribers(ctx context.Context, store *unit.Store, known []string) error {
+	var waiting []string
+	if err := store.Read(ctx).Raw("SELECT DISTINCT subscriber FROM delivery").Scan(&waiting).Error; err != nil {
+		return err
+	}
+	for _, s := range waiting {
+		if !slices.Contains(known, s) {
+			return fmt.Errorf("messages of %s wait for the subscriber %q, which does not exist any more; let the version before deliver them first", store.Module(), s)
+		}
+	}
+	return nil
+}

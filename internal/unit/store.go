@@ -1,0 +1,376 @@
+// Package unit runs units of work: one transaction of one module that holds its state, what it sends, what it has
+// handled and which requests it has answered.
+//
+// Guarantees. Messages of a unit of work are in the module's outbox if and only if its state is: with a
+// sequence that has no gaps per key and grows in commit order, because a row per key is locked from the moment the
+// number is taken until the commit. A handler's effect and its inbox row are one commit, so a message that
+// arrives twice has one effect. A request's effect and the answer to its Idempotency-Key are one commit too. A unit
+// of work may run more than once before it commits; ids made in a handler are the same each time.
+package unit
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+	"gorm.io/gorm"
+
+	"github.com/banyan-go/banyan/internal/clock"
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/telemetry"
+)
+
+// Kinds of rows in the table timers.
+const (
+	KindTimer    = "timer"
+	KindEffect   = "effect"
+	KindSchedule = "schedule"
+	kindTimer    = KindTimer
+	kindEffect   = KindEffect
+)
+
+// EffectGrace is how long the process that committed an effect has to finish it before another one takes over.
+const EffectGrace = 30 * time.Second
+
+type timerRow struct {
+	Kind, Name, Key string
+	DueAt, FirstAt  time.Time
+	Payload         []byte
+}
+
+type timerKey struct{ Name, Key string }
+
+type traceContext struct{ correlation, parent string }
+
+// Options say what a store's module announces, sends and is driven by.
+type Options struct {
+	Module    string
+	Announces []string // wire names of its own events
+	Sends     []string // wire names of commands that it sends
+	Timers    []string
+	Effects   []string
+	Personal  *message.Redactor
+	Clock     clock.Clock
+	Tracer    trace.Tracer
+	Log       *slog.Logger
+}
+
+// Store is a module's handle to its store.
+type Store struct {
+	db        *database.DB
+	module    string
+	announces map[string]bool
+	sends     map[string]bool
+	timers    map[string]string // name -> kind
+	personal  *message.Redactor
+	clock     clock.Clock
+	tracer    trace.Tracer
+	log       *slog.Logger
+	hooks     atomic.Pointer[Hooks]
+	overload  atomic.Pointer[string]
+
+	mu      sync.Mutex
+	running map[timerKey]bool // effects that run now; true once their outcome is committed
+}
+
+// Hooks are told what a commit has left to do. They are hints: after a crash the rows are found anyway.
+type Hooks struct {
+	// Subscribers are the modules that a message goes to, by wire name.
+	Subscribers func(name string) []string
+	// Sent says that deliveries were committed; first is the lowest outbox id.
+	Sent func(subscribers []string, first int64)
+	// Due says that a timer was set.
+	Due func(at time.Time)
+	// Effect asks to run an effect now.
+	Effect func(name, key string, payload []byte, firstAt time.Time)
+}
+
+// New is the store of a module on db.
+func New(db *database.DB, o Options) *Store {
+	s := &Store{
+		db: db, module: o.Module, announces: map[string]bool{}, sends: map[string]bool{}, timers: map[string]string{},
+		personal: o.Personal, clock: o.Clock, tracer: o.Tracer, log: o.Log, running: map[timerKey]bool{},
+	}
+	if s.clock == nil {
+		s.clock = clock.System{}
+	}
+	if s.tracer == nil {
+		s.tracer = noop.NewTracerProvider().Tracer("")
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	for _, n := range o.Announces {
+		s.announces[n] = true
+	}
+	for _, n := range o.Sends {
+		s.sends[n] = true
+	}
+	for _, n := range o.Timers {
+		s.timers[n] = kindTimer
+	}
+	for _, n := range o.Effects {
+		s.timers[n] = kindEffect
+	}
+	s.hooks.Store(&Hooks{})
+	return s
+}
+
+// Watch sets the hooks.
+func (s *Store) Watch(h Hooks) { s.hooks.Store(&h) }
+
+// Module is whose store it is.
+func (s *Store) Module() string { return s.module }
+
+// DB is the store below, for the platform.
+func (s *Store) DB() *database.DB { return s.db }
+
+// Clock is the clock of the store's units of work.
+func (s *Store) Clock() clock.Clock { return s.clock }
+
+// Read is a handle for queries outside of units of work; writes through it fail.
+func (s *Store) Read(ctx context.Context) *gorm.DB { return s.db.Read(ctx) }
+
+// Overload makes rest.Commit refuse new requests with the reason, or accept them again with "".
+func (s *Store) Overload(reason string) {
+	if reason == "" {
+		s.overload.Store(nil)
+		return
+	}
+	s.overload.Store(&reason)
+}
+
+// Overloaded is why new requests are refused, or "".
+func (s *Store) Overloaded() string {
+	if r := s.overload.Load(); r != nil {
+		return *r
+	}
+	return ""
+}
+
+// Do runs fn as one unit of work. fn may run more than once: it must set what it captures anew each time and do
+// nothing outside of w. A commit whose outcome is unknown is database.ErrOutcomeUnknown.
+func (s *Store) Do(ctx context.Context, fn func(ctx context.Context, w *Work) error) error {
+	return s.run(ctx, nil, "", fn)
+}
+
+// Handle is Do for what a message, a timer or a request causes: ids are derived from it.
+func (s *Store) Handle(ctx context.Context, cause *message.Message, handler string, fn func(ctx context.Context, w *Work) error, opts ...database.Option) error {
+	return s.run(ctx, cause, handler, fn, opts...)
+}
+
+func (s *Store) run(ctx context.Context, cause *message.Message, handler string, fn func(ctx context.Context, w *Work) error, opts ...database.Option) error {
+	if Inside(ctx) {
+		return fmt.Errorf("a unit of work of %s was started inside another one", s.module)
+	}
+	ctx, span := s.tracer.Start(ctx, "unit of work "+s.module)
+	defer span.End()
+	inside := context.WithValue(ctx, contextKey{}, s)
+	trace := traceContext{correlation: telemetry.Correlation(ctx), parent: Traceparent(ctx)}
+	var work *Work
+	var sent map[string]int64
+	runs := 0
+	err := s.db.Write(inside, func(tx *gorm.DB) error {
+		runs++
+		work = &Work{DB: tx, store: s, cause: cause, handler: handler, now: s.clock.Now(), trace: trace}
+		if err := fn(inside, work); err != nil {
+			return err
+		}
+		var err error
+		sent, err = work.flush()
+		return err
+	}, opts...)
+	if runs > 1 {
+		span.SetAttributes(attribute.Int("banyan.runs", runs))
+	}
+	if err != nil {
+		span.SetStatus(codes.Error, "rolled back")
+		return err
+	}
+	s.committed(work, sent)
+	return nil
+}
+
+// Traceparent is the W3C form of the span in ctx, or "".
+func Traceparent(ctx context.Context) string {
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return ""
+	}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	return carrier["traceparent"]
+}
+
+func (s *Store) committed(w *Work, sent map[string]int64) {
+	hooks := s.hooks.Load()
+	for _, c := range w.cancels {
+		s.mu.Lock()
+		if _, ok := s.running[c]; ok {
+			s.running[c] = true
+		}
+		s.mu.Unlock()
+	}
+	if len(sent) > 0 && hooks.Sent != nil {
+		subscribers := make([]string, 0, len(sent))
+		first := int64(0)
+		for name, id := range sent {
+			subscribers = append(subscribers, name)
+			if first == 0 || id < first {
+				first = id
+			}
+		}
+		hooks.Sent(subscribers, first)
+	}
+	for _, t := range w.timers {
+		switch {
+		case t.Kind == kindEffect && hooks.Effect != nil:
+			hooks.Effect(t.Name, t.Key, t.Payload, t.FirstAt)
+		case hooks.Due != nil:
+			hooks.Due(t.DueAt)
+		}
+	}
+	for _, fn := range w.after {
+		fn()
+	}
+}
+
+// StartEffect marks an effect as running in this process; false if it is running already.
+func (s *Store) StartEffect(name, key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := timerKey{name, key}
+	if _, ok := s.running[k]; ok {
+		return false
+	}
+	s.running[k] = false
+	return true
+}
+
+// EndEffect ends what StartEffect began and says whether a unit of work has finished the effect in between.
+func (s *Store) EndEffect(name, key string) (finished bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := timerKey{name, key}
+	finished = s.running[k]
+	delete(s.running, k)
+	return finished
+}
+
+// Busy says whether effects run in this process.
+func (s *Store) Busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.running) > 0
+}
+
+// flush writes what the unit of work sends and when it wants to be woken. It comes last, so that the rows that
+// order the messages of a key are locked as briefly as possible.
+func (w *Work) flush() (map[string]int64, error) {
+	if w.err != nil {
+		return nil, w.err
+	}
+	if err := w.flushTimers(); err != nil {
+		return nil, err
+	}
+	if len(w.messages) == 0 {
+		return nil, nil
+	}
+	if err := w.number(); err != nil {
+		return nil, fmt.Errorf("outbox: %w", err)
+	}
+	sent := map[string]int64{}
+	hooks := w.store.hooks.Load()
+	for i := range w.messages {
+		m := &w.messages[i]
+		var subscribers []string
+		if hooks.Subscribers != nil {
+			subscribers = hooks.Subscribers(m.Name)
+		}
+		var id int64
+		err := w.DB.Raw(`INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
+			m.ID, m.Name, m.Key, m.Sequence, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, len(subscribers) == 0, []byte(m.Payload)).Scan(&id).Error
+		if err != nil {
+			return nil, fmt.Errorf("outbox: %w", err)
+		}
+		if len(subscribers) == 0 {
+			continue
+		}
+		args := make([]any, 0, 2*len(subscribers))
+		for _, sub := range subscribers {
+			args = append(args, sub, id)
+			if first, ok := sent[sub]; !ok || id < first {
+				sent[sub] = id
+			}
+		}
+		rows := strings.TrimSuffix(strings.Repeat("(?, ?), ", len(subscribers)), ", ")
+		if err := w.DB.Exec("INSERT INTO delivery (subscriber, outbox_id) VALUES "+rows, args...).Error; err != nil {
+			return nil, fmt.Errorf("delivery: %w", err)
+		}
+	}
+	return sent, nil
+}
+
+// number gives each message the next sequence of its key. Keys are taken in sorted order, so that units of work with
+// several keys cannot wait for each other in a circle.
+func (w *Work) number() error {
+	byKey := map[string][]int{}
+	for i, m := range w.messages {
+		byKey[m.Key] = append(byKey[m.Key], i)
+	}
+	keys := make([]string, 0, len(byKey))
+	for k := range byKey {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	for _, k := range keys {
+		var last int64
+		n := len(byKey[k])
+		err := w.DB.Raw(`INSERT INTO outbox_key (key, sequence) VALUES (?, ?)
+			ON CONFLICT (key) DO UPDATE SET sequence = outbox_key.sequence + excluded.sequence RETURNING sequence`, k, n).Scan(&last).Error
+		if err != nil {
+			return err
+		}
+		for j, i := range byKey[k] {
+			w.messages[i].Sequence = last - int64(n) + int64(j) + 1
+		}
+	}
+	return nil
+}
+
+func (w *Work) flushTimers() error {
+	for _, c := range w.cancels {
+		set := slices.ContainsFunc(w.timers, func(t timerRow) bool { return t.Name == c.Name && t.Key == c.Key })
+		if set {
+			continue
+		}
+		if err := w.DB.Exec("DELETE FROM timers WHERE name = ? AND key = ?", c.Name, c.Key).Error; err != nil {
+			return fmt.Errorf("cancel timer: %w", err)
+		}
+	}
+	for _, t := range w.timers {
+		due := t.DueAt
+		if t.Kind == kindEffect {
+			due = due.Add(EffectGrace) // this process runs it now; the row is for the case that it dies
+		}
+		err := w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?)
+			ON CONFLICT (name, key) DO UPDATE SET kind = excluded.kind, due_at = excluded.due_at, first_at = excluded.first_at, attempt = 0, payload = excluded.payload`,
+			t.Kind, t.Name, t.Key, due, t.FirstAt, t.Payload).Error
+		if err != nil {
+			return fmt.Errorf("set timer: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,37 @@
+// Package orders takes orders and sees them through: from the click over stock and payment to the goods at the
+// customer's, and back when something is returned or goes wrong.
+//
+// It owns the orders, as streams of private events, and their checkout. It announces ordersapi's events, sends
+// commands to inventory and payments, listens to their answers, to shipping, and to catalog and users for its
+// copies of prices and customers.
+//
+// An order:
+//
+//	placed ----> reserved ----> confirmed    (+ fulfilment: not_shipped -> shipped -> delivered)
+//	 |  | |       |  |            |          (+ return state: kept -> partly_returned -> returned)
+//	 |  | |       |  |            |
+//	 |  | +-------|--+------------+--> cancelling ---> cancelled
+//	 |  +---------+--> rejecting ----> rejected        (payment_declined, timed_out)
+//	 +-----------------------------> rejected          (out_of_stock)
+//
+// rejecting and cancelling are ways back: the payment is voided first, then the stock released, each only if it was
+// begun; the end is announced once both have answered. The saga that drives this is drawn in internal/checkout. Its
+// row is locked together with the head of the order's stream, so an answer finds the order either before or after
+// any other, never in between, and one that the saga does not wait for changes nothing.
+//
+// Invariants:
+//   - an order that was called off or timed out is never confirmed afterwards, whatever arrives late, and
+//     holds no stock and no money at its end;
+//   - no more units come back than went out, per product and price;
+//   - one order per reference, and one per version of a customer's cart;
+//   - the read model (order_view, order_line_view, return_view) is a function of the events alone and is written in
+//     the unit of work that appends them; totals per customer are sums over it;
+//   - personal data of an event (address, free text) stands beside its body and can be erased; the bodies
+//     never change.
+//
+// From the click to a confirmed order there are six durable commits in a row: the order is placed (orders), stock is
+// reserved (inventory), the charge is asked for (orders), its intent kept (payments), its outcome kept (payments), the
+// order is confirmed (orders).
+//
+// The card token is kept in the saga's row until the charge is asked for, and in no event.
+package orders

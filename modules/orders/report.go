@@ -1,0 +1,111 @@
+package orders
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/identity"
+	"github.com/banyan-go/banyan/internal/money"
+	"github.com/banyan-go/banyan/internal/rest"
+	"github.com/banyan-go/banyan/modules/orders/internal/order"
+)
+
+type summaryInput struct {
+	Currency string `query:"currency" minLength:"3" maxLength:"3" doc:"Only orders in this currency; needed where there are several"`
+}
+
+// reportBody are figures over all orders. All but by_status and unsettled are over confirmed orders.
+type reportBody struct {
+	Orders            int64            `json:"orders"`
+	Lines             int64            `json:"lines"`
+	LargestOrderLines int64            `json:"largest_order_lines"`
+	Units             int64            `json:"units"`
+	Total             money.Money      `json:"total"`
+	ReturnedUnits     int64            `json:"returned_units"`
+	Refunded          money.Money      `json:"refunded" doc:"Asked back by returns"`
+	Unsettled         int64            `json:"unsettled" doc:"Orders whose checkout, cancellation or return is still under way"`
+	ByStatus          map[string]int64 `json:"by_status"`
+	OrdersByReturn    map[string]int64 `json:"orders_by_return"`
+}
+
+// summary adds up all orders.
+func (o *orders) summary(ctx context.Context, in *summaryInput) (*rest.Answer[reportBody], error) {
+	if err := identity.Need(ctx, identity.Staff); err != nil {
+		return nil, err
+	}
+	var rows []struct {
+		Status, ReturnState, Currency                            string
+		Orders, Lines, Largest, Units, Total, Returned, Refunded int64
+		Open                                                     int64
+	}
+	err := o.store.Read(ctx).Raw(`SELECT status, return_state, currency, count(*) AS orders, CAST(sum(lines) AS BIGINT) AS lines, max(lines) AS largest,
+		CAST(sum(units) AS BIGINT) AS units, CAST(sum(total) AS BIGINT) AS total, CAST(sum(returned_units) AS BIGINT) AS returned,
+		CAST(sum(refunded) AS BIGINT) AS refunded, CAST(sum(CASE WHEN open_returns > 0 THEN 1 ELSE 0 END) AS BIGINT) AS open
+		FROM order_view WHERE ? = '' OR currency = ? GROUP BY status, return_state, currency`, in.Currency, in.Currency).Scan(&rows).Error
+	if err != nil {
+		return nil, fmt.Errorf("summary of orders: %w", err)
+	}
+	b := reportBody{ByStatus: map[string]int64{}, OrdersByReturn: map[string]int64{
+		string(order.Kept): 0, string(order.PartlyReturned): 0, string(order.AllReturned): 0,
+	}}
+	for _, r := range rows {
+		b.ByStatus[r.Status] += r.Orders
+		switch order.Status(r.Status) {
+		case order.StatusConfirmed:
+			if b.Total, err = b.Total.Add(money.Of(r.Total, r.Currency)); err == nil {
+				b.Refunded, err = b.Refunded.Add(money.Of(r.Refunded, r.Currency))
+			}
+			if err != nil {
+				return nil, errs.New(errs.Invalid, "there are orders in several currencies").With("query.currency", "is needed")
+			}
+			b.Orders += r.Orders
+			b.Lines += r.Lines
+			b.LargestOrderLines = max(b.LargestOrderLines, r.Largest)
+			b.Units += r.Units
+			b.ReturnedUnits += r.Returned
+			b.Unsettled += r.Open
+			b.OrdersByReturn[r.ReturnState] += r.Orders
+		case order.StatusRejected, order.StatusCancelled:
+			b.Unsettled += r.Open
+		default:
+			b.Unsettled += r.Orders
+		}
+	}
+	return rest.Reply(b), nil
+}
+
+// customerBody are the figures of one customer in one currency.
+type customerBody struct {
+	CustomerID string      `json:"customer_id"`
+	Orders     int64       `json:"orders"`
+	Paid       money.Money `json:"paid"`
+	Refunded   money.Money `json:"refunded" doc:"Asked back by returns"`
+}
+
+type byCustomerInput struct{ rest.Page }
+
+type customerRow struct {
+	CustomerID, Currency   string
+	Orders, Paid, Refunded int64
+}
+
+// byCustomer adds up confirmed orders by customer and currency. The sums are made of the orders' rows when they are
+// asked for: a table of its own would make every order of a customer wait for the one before.
+func (o *orders) byCustomer(ctx context.Context, in *byCustomerInput) (*rest.Answer[rest.List[customerBody]], error) {
+	if err := identity.Need(ctx, identity.Staff); err != nil {
+		return nil, err
+	}
+	customer, currency, _ := strings.Cut(in.Cursor, "/")
+	var rows []customerRow
+	err := o.store.Read(ctx).Raw(`SELECT customer_id, currency, count(*) AS orders, CAST(sum(total) AS BIGINT) AS paid, CAST(sum(refunded) AS BIGINT) AS refunded
+		FROM order_view WHERE status = ? AND customer_id >= ? AND (customer_id > ? OR currency > ?)
+		GROUP BY customer_id, currency ORDER BY customer_id, currency LIMIT ?`, order.StatusConfirmed, customer, customer, currency, in.Limit+1).Scan(&rows).Error
+	if err != nil {
+		return nil, fmt.Errorf("orders by customer: %w", err)
+	}
+	return rest.Reply(rest.Cut(rows, in.Limit, func(r customerRow) customerBody {
+		return customerBody{CustomerID: r.CustomerID, Orders: r.Orders, Paid: money.Of(r.Paid, r.Currency), Refunded: money.Of(r.Refunded, r.Currency)}
+	}, func(r customerRow) string { return r.CustomerID + "/" + r.Currency })), nil
+}

@@ -1,0 +1,164 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/problem"
+)
+
+// noBody is the hash of a request without a body.
+var noBody = sha256.Sum256(nil)
+
+// readBody reads the whole body and puts a reader of it in its place, so that a module never waits for a slow
+// client while it holds something. It returns the hash; a nil problem means that all is well.
+func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request, rt *route) ([sha256.Size]byte, *problem.Details) {
+	fail := func(status int, kind errs.Kind, detail string) *problem.Details {
+		d := problem.New(r.Context(), status, kind, detail)
+		return &d
+	}
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		r.Body = http.NoBody
+		return noBody, nil
+	}
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return noBody, fail(http.StatusBadRequest, errs.Malformed, "a "+r.Method+" takes no body")
+	}
+	tooLarge := func() *problem.Details {
+		// What is left of the body is not read, so the connection cannot be used again.
+		w.Header()["Connection"] = closing
+		return fail(http.StatusRequestEntityTooLarge, errs.TooLarge, "the body is too large")
+	}
+	if r.ContentLength > rt.maxBody {
+		return noBody, tooLarge()
+	}
+	if !isJSON(r.Header) {
+		w.Header()["Accept"] = []string{"application/json"}
+		return noBody, fail(http.StatusUnsupportedMediaType, errs.Malformed, "the body must be application/json, not encoded otherwise")
+	}
+	control := http.NewResponseController(w)
+	// Not every ResponseWriter of a test has deadlines; those of the server do.
+	_ = control.SetReadDeadline(time.Now().Add(g.cfg.Limits.ReadBody))
+	body, err := read(http.MaxBytesReader(w, r.Body, rt.maxBody), r.ContentLength)
+	if err != nil {
+		var large *http.MaxBytesError
+		switch {
+		case errors.As(err, &large):
+			return noBody, tooLarge()
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			w.Header()["Connection"] = closing
+			return noBody, fail(http.StatusRequestTimeout, errs.Malformed, "the body did not arrive in time")
+		}
+		w.Header()["Connection"] = closing
+		return noBody, fail(http.StatusBadRequest, errs.Malformed, "the body broke off")
+	}
+	_ = control.SetReadDeadline(time.Time{})
+	if containsNUL(body) {
+		return noBody, fail(http.StatusBadRequest, errs.Malformed, "the body contains a NUL character")
+	}
+	if len(body) == 0 {
+		r.Body, r.ContentLength = http.NoBody, 0
+		return noBody, nil
+	}
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	r.TransferEncoding = nil
+	return sha256.Sum256(body), nil
+}
+
+func read(body io.Reader, length int64) ([]byte, error) {
+	if length > 0 {
+		// The declared length is within the limit; one byte more lets the reader see the end.
+		buffer := make([]byte, 0, length+1)
+		return readInto(body, buffer)
+	}
+	return io.ReadAll(body)
+}
+
+func readInto(body io.Reader, buffer []byte) ([]byte, error) {
+	for {
+		n, err := body.Read(buffer[len(buffer):cap(buffer)])
+		buffer = buffer[:len(buffer)+n]
+		if err == io.EOF {
+			return buffer, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(buffer) == cap(buffer) {
+			return nil, io.ErrUnexpectedEOF // longer than it said: net/http does not let that happen
+		}
+	}
+}
+
+func isJSON(h http.Header) bool {
+	if e := h["Content-Encoding"]; len(e) > 0 && (len(e) > 1 || !strings.EqualFold(e[0], "identity")) {
+		return false
+	}
+	lines := h["Content-Type"]
+	if len(lines) != 1 {
+		return false
+	}
+	if lines[0] == "application/json" {
+		return true
+	}
+	kind, params, err := mime.ParseMediaType(lines[0])
+	if err != nil || kind != "application/json" {
+		return false
+	}
+	charset, given := params["charset"]
+	return !given || strings.EqualFold(charset, "utf-8")
+}
+
+var nulEscape = []byte(`\u0000`)
+
+// containsNUL finds the character that PostgreSQL cannot store and SQLite cuts text at, plain or escaped. Within
+// `\\u0000` it is not an escape.
+func containsNUL(body []byte) bool {
+	if bytes.IndexByte(body, 0) >= 0 {
+		return true
+	}
+	for from := 0; ; {
+		i := bytes.Index(body[from:], nulEscape)
+		if i < 0 {
+			return false
+		}
+		i += from
+		before := i
+		for before > 0 && body[before-1] == '\\' {
+			before--
+		}
+		if (i-before)%2 == 0 {
+			return true
+		}
+		from = i + len(nulEscape)
+	}
+}
+
+// checkIdempotencyKey is the key of the request, or "".
+func idempotencyKey(h http.Header) (string, error) {
+	lines := h["Idempotency-Key"]
+	if len(lines) == 0 {
+		return "", nil
+	}
+	if len(lines) > 1 {
+		return "", errs.New(errs.Malformed, "there is more than one Idempotency-Key")
+	}
+	key := lines[0]
+	if key == "" || len(key) > 255 {
+		return "", errs.New(errs.Malformed, "Idempotency-Key must have 1 to 255 characters")
+	}
+	for _, c := range []byte(key) {
+		if c < ' ' || c > '~' {
+			return "", errs.New(errs.Malformed, "Idempotency-Key must be printable ASCII")
+		}
+	}
+	return key, nil
+}

@@ -1,0 +1,87 @@
+package proxy
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// client is who is at the other end, as far as the network can tell.
+type client struct {
+	addr   netip.Addr // invalid if unknown
+	secure bool       // came over TLS, to us or to a proxy that we trust
+}
+
+// key is the address in rate limits. An IPv6 customer owns a whole /64.
+func (c client) key() string {
+	if c.addr.Is6() {
+		p, err := c.addr.WithZone("").Prefix(64)
+		if err == nil {
+			return p.String()
+		}
+	}
+	return c.addr.String()
+}
+
+// clientOf believes the forwarding headers of trusted proxies only, and of these the last that no trusted proxy
+// has written. It must run before the headers are stripped.
+func (g *Gateway) clientOf(r *http.Request) client {
+	c := client{secure: r.TLS != nil}
+	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		c.addr = peer.Addr().Unmap()
+	}
+	if !g.trusts(c.addr) {
+		return c
+	}
+	if proto := r.Header["X-Forwarded-Proto"]; len(proto) == 1 {
+		c.secure = strings.EqualFold(proto[0], "https")
+	}
+	// All the lines are one list; the nearest proxy has written at its end.
+	lines := r.Header["X-Forwarded-For"]
+	for i := len(lines) - 1; i >= 0; i-- {
+		rest := lines[i]
+		for rest != "" {
+			entry := rest
+			if comma := strings.LastIndexByte(rest, ','); comma >= 0 {
+				rest, entry = rest[:comma], rest[comma+1:]
+			} else {
+				rest = ""
+			}
+			addr, err := netip.ParseAddr(strings.TrimSpace(entry))
+			if err != nil {
+				return c // what cannot be read ends the chain of those we can trust
+			}
+			c.addr = addr.Unmap().WithZone("")
+			if !g.trusts(c.addr) {
+				return c
+			}
+		}
+	}
+	return c
+}
+
+func (g *Gateway) trusts(addr netip.Addr) bool {
+	for _, p := range g.trusted {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// allowsHost says whether requests to host are answered.
+func (g *Gateway) allowsHost(host string) bool {
+	if len(g.hosts) == 0 {
+		return true
+	}
+	host = strings.ToLower(host)
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		host = host[:i]
+	}
+	host = strings.Trim(host, "[]")
+	if g.hosts[host] {
+		return true
+	}
+	_, parent, found := strings.Cut(host, ".")
+	return found && g.hosts["*."+parent]
+}

@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Config is the gateway's.
+type Config struct {
+	Hosts          []string `mapstructure:"hosts"`           // host names that are answered; none means any
+	TrustedProxies []string `mapstructure:"trusted_proxies"` // networks whose X-Forwarded-For and -Proto are believed
+	AccessLog      bool     `mapstructure:"access_log"`      // one line per request
+	Limits         Limits   `mapstructure:"limits"`
+	Rate           Rates    `mapstructure:"rate"`
+	CORS           CORS     `mapstructure:"cors"`
+}
+
+// Limits bound a request.
+type Limits struct {
+	HeaderBytes int           `mapstructure:"header_bytes"`
+	BodyBytes   int64         `mapstructure:"body_bytes"`  // unless the route says otherwise
+	ReadHeader  time.Duration `mapstructure:"read_header"` // time to send the header
+	ReadBody    time.Duration `mapstructure:"read_body"`   // time to send the body
+	Request     time.Duration `mapstructure:"request"`     // time to be answered; streams have none
+	Write       time.Duration `mapstructure:"write"`       // time to take the answer; streams have none
+	Idle        time.Duration `mapstructure:"idle"`        // time until a connection that is not used is closed
+}
+
+// Rates are the rate limits. Staff and admins have none.
+type Rates struct {
+	Customer  Rate `mapstructure:"customer"`  // of a user
+	Anonymous Rate `mapstructure:"anonymous"` // of an address, without a token
+	Login     Rate `mapstructure:"login"`     // of an address, on routes where passwords can be tried
+	Clients   int  `mapstructure:"clients"`   // users and addresses remembered at most, per limit
+}
+
+// Rate is a token bucket.
+type Rate struct {
+	PerSecond float64 `mapstructure:"per_second"` // 0 means no limit
+	Burst     int     `mapstructure:"burst"`
+}
+
+// CORS lets pages of other origins call the API.
+type CORS struct {
+	Origins     []string      `mapstructure:"origins"` // as in https://shop.example; none turns CORS off
+	Headers     []string      `mapstructure:"headers"` // request headers that are allowed
+	Credentials bool          `mapstructure:"credentials"`
+	MaxAge      time.Duration `mapstructure:"max_age"`
+}
+
+// DefaultConfig suits a shop that is reached directly.
+func DefaultConfig() Config {
+	return Config{
+		Hosts: []string{}, TrustedProxies: []string{}, AccessLog: true,
+		Limits: Limits{
+			HeaderBytes: 64 << 10, BodyBytes: 1 << 20, ReadHeader: 5 * time.Second, ReadBody: 30 * time.Second,
+			Request: 30 * time.Second, Write: 90 * time.Second, Idle: 90 * time.Second,
+		},
+		Rate: Rates{
+			Customer: Rate{PerSecond: 50, Burst: 100}, Anonymous: Rate{PerSecond: 20, Burst: 60}, Login: Rate{PerSecond: 1, Burst: 10},
+			Clients: 100_000,
+		},
+		CORS: CORS{
+			Origins: []string{}, Headers: []string{"Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"}, MaxAge: 10 * time.Minute,
+		},
+	}
+}
+
+// Validate names the wrong key and the way out.
+func (c Config) Validate() error {
+	var wrong []error
+	note := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+	for _, h := range c.Hosts {
+		if name := strings.TrimPrefix(h, "*."); name == "" || h != strings.ToLower(h) || strings.ContainsAny(name, "*/:@ ") {
+			note(`gateway.hosts: %q is not a host name in lower case without port, as in shop.example or *.shop.example`, h)
+		}
+	}
+	if _, err := networks(c.TrustedProxies); err != nil {
+		wrong = append(wrong, err)
+	}
+	if c.Limits.HeaderBytes < 4096 || c.Limits.HeaderBytes > 1<<20 {
+		note("gateway.limits.header_bytes: %d is not between 4096 and 1048576", c.Limits.HeaderBytes)
+	}
+	if c.Limits.BodyBytes < 1024 || c.Limits.BodyBytes > 64<<20 {
+		note("gateway.limits.body_bytes: %d is not between 1024 and 67108864", c.Limits.BodyBytes)
+	}
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{
+		{"read_header", c.Limits.ReadHeader}, {"read_body", c.Limits.ReadBody}, {"request", c.Limits.Request},
+		{"write", c.Limits.Write}, {"idle", c.Limits.Idle},
+	} {
+		if d.value < time.Millisecond || d.value > time.Hour {
+			note("gateway.limits.%s: %s is not between 1ms and 1h", d.key, d.value)
+		}
+	}
+	if c.Limits.Write >= time.Millisecond && c.Limits.Write < c.Limits.ReadBody {
+		note("gateway.limits.write: %s is less than gateway.limits.read_body, %s, and is counted from the same moment", c.Limits.Write, c.Limits.ReadBody)
+	}
+	for _, r := range []struct {
+		key   string
+		value Rate
+	}{{"customer", c.Rate.Customer}, {"anonymous", c.Rate.Anonymous}, {"login", c.Rate.Login}} {
+		if !(r.value.PerSecond >= 0) || math.IsInf(r.value.PerSecond, 0) {
+			note("gateway.rate.%s.per_second: %v is not 0 (no limit) or more", r.key, r.value.PerSecond)
+		}
+		if r.value.PerSecond > 0 && r.value.Burst < 1 {
+			note("gateway.rate.%s.burst: %d lets nothing pass; give at least 1, or set per_second to 0 for no limit", r.key, r.value.Burst)
+		}
+	}
+	if c.Rate.Clients < 100 || c.Rate.Clients > 10_000_000 {
+		note("gateway.rate.clients: %d is not between 100 and 10000000", c.Rate.Clients)
+	}
+	for _, o := range c.CORS.Origins {
+		if o == "*" {
+			if c.CORS.Credentials {
+				note("gateway.cors.origins: * cannot be had together with gateway.cors.credentials; name the origins")
+			}
+			continue
+		}
+		if u, err := url.Parse(o); err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || o != u.Scheme+"://"+u.Host || o != strings.ToLower(o) {
+			note("gateway.cors.origins: %q is not an origin as in https://shop.example, or *", o)
+		}
+	}
+	for _, h := range c.CORS.Headers {
+		if !token(h) {
+			note("gateway.cors.headers: %q is not the name of a header", h)
+		}
+	}
+	if c.CORS.MaxAge < 0 || c.CORS.MaxAge > 24*time.Hour {
+		note("gateway.cors.max_age: %s is not between 0s and 24h", c.CORS.MaxAge)
+	}
+	return errors.Join(wrong...)
+}
+
+// token says whether s can be the name of a header.
+func token(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// networks reads networks and single addresses.
+func networks(list []string) ([]netip.Prefix, error) {
+	prefixes := make([]netip.Prefix, 0, len(list))
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			a, err := netip.ParseAddr(s)
+			if err != nil || a.Zone() != "" {
+				return nil, fmt.Errorf("gateway.trusted_proxies: %q is not a network as in 10.0.0.0/8, or an address", s)
+			}
+			p = netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen())
+		}
+		if p.Addr().Is4In6() {
+			return nil, fmt.Errorf("gateway.trusted_proxies: write %q as an IPv4 network", s)
+		}
+		prefixes = append(prefixes, p.Masked())
+	}
+	return prefixes, nil
+}
