@@ -9,39 +9,30 @@ import (
 
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/identity"
+	"github.com/banyan-go/banyan/internal/token"
 )
 
-// Caller is who a token speaks for.
-type Caller struct {
-	identity.Identity
-	IssuedAt  time.Time
-	ExpiresAt time.Time
+// Verifier checks the signature and the times of a token; an error means that the token proves nothing.
+// *token.Keyring is one.
+type Verifier interface {
+	Verify(token string, now time.Time) (token.Claims, error)
 }
 
-// VerifyFunc checks the signature and the time of a token; an error means that the token proves nothing.
-type VerifyFunc func(token string, now time.Time) (Caller, error)
-
-// RevokedFunc says whether a verified token was revoked since. It is asked for every request.
-type RevokedFunc func(Caller) bool
-
-const (
-	maxToken     = 8 << 10 // bytes; ours are far smaller, and a hash of all of it is made each time
-	cachedTokens = 20_000
-)
+const cachedTokens = 20_000
 
 // tokens remembers verified tokens by their hash: a signature is dear, and a client shows the same token many times.
 // Two generations bound it: when the younger is full, the older is forgotten.
 type tokens struct {
 	mu         sync.Mutex
-	young, old map[[sha256.Size]byte]Caller
+	young, old map[[sha256.Size]byte]token.Claims
 	half       int
 }
 
 func newTokens(size int) *tokens {
-	return &tokens{young: map[[sha256.Size]byte]Caller{}, half: max(1, size/2)}
+	return &tokens{young: map[[sha256.Size]byte]token.Claims{}, half: max(1, size/2)}
 }
 
-func (t *tokens) get(hash [sha256.Size]byte, now time.Time) (Caller, bool) {
+func (t *tokens) get(hash [sha256.Size]byte, now time.Time) (token.Claims, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c, ok := t.young[hash]
@@ -53,15 +44,15 @@ func (t *tokens) get(hash [sha256.Size]byte, now time.Time) (Caller, bool) {
 	return c, ok && now.Before(c.ExpiresAt)
 }
 
-func (t *tokens) put(hash [sha256.Size]byte, c Caller) {
+func (t *tokens) put(hash [sha256.Size]byte, c token.Claims) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.keep(hash, c)
 }
 
-func (t *tokens) keep(hash [sha256.Size]byte, c Caller) {
+func (t *tokens) keep(hash [sha256.Size]byte, c token.Claims) {
 	if len(t.young) >= t.half {
-		t.old, t.young = t.young, map[[sha256.Size]byte]Caller{}
+		t.old, t.young = t.young, map[[sha256.Size]byte]token.Claims{}
 	}
 	t.young[hash] = c
 }
@@ -75,14 +66,15 @@ func bearer(h http.Header) (string, error) {
 	if len(lines) > 1 {
 		return "", errs.New(errs.Malformed, "there is more than one Authorization header")
 	}
-	scheme, token, _ := strings.Cut(lines[0], " ")
+	scheme, raw, _ := strings.Cut(lines[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		return "", nil
 	}
-	if token = strings.TrimSpace(token); len(token) > maxToken {
-		return "", errs.New(errs.Unauthenticated, "the token is not valid")
+	// The length is checked here already: a hash of all of it is made each time.
+	if raw = strings.TrimSpace(raw); len(raw) > token.MaxSize {
+		return "", errs.New(errs.Unauthenticated, "the access token is not valid")
 	}
-	return token, nil
+	return raw, nil
 }
 
 // authenticate is who asks. Without a token that is nobody. A token that proves nothing is errs.Unauthenticated:
@@ -90,24 +82,24 @@ func bearer(h http.Header) (string, error) {
 // is limited per address.
 func (g *Gateway) authenticate(h http.Header, c client, now time.Time) (identity.Identity, error) {
 	raw, err := bearer(h)
-	if err != nil || raw == "" || g.verify == nil {
+	if err != nil || raw == "" || g.verifier == nil {
 		return identity.Identity{}, err
 	}
 	hash := sha256.Sum256([]byte(raw))
-	caller, ok := g.tokens.get(hash, now)
+	claims, ok := g.tokens.get(hash, now)
 	if !ok {
 		if g.verifications != nil {
-			if _, wait := g.verifications.take(c.key(), now); wait > 0 {
+			if _, wait := g.verifications.take(c.key, now); wait > 0 {
 				return identity.Identity{}, errs.New(errs.Throttled, "too many requests").After(wait)
 			}
 		}
-		if caller, err = g.verify(raw, now); err != nil || caller.Subject == "" || caller.Role == identity.Anonymous {
-			return identity.Identity{}, errs.Wrap(errs.Unauthenticated, err, "the token is not valid")
+		if claims, err = g.verifier.Verify(raw, now); err != nil {
+			return identity.Identity{}, err
 		}
-		g.tokens.put(hash, caller)
+		g.tokens.put(hash, claims)
 	}
-	if g.revoked != nil && g.revoked(caller) {
-		return identity.Identity{}, errs.New(errs.Unauthenticated, "the token was revoked")
+	if g.revocations != nil && g.revocations.Revoked(claims.Session, claims.Subject, claims.IssuedAt) {
+		return identity.Identity{}, errs.New(errs.Unauthenticated, "the access token was revoked")
 	}
-	return caller.Identity, nil
+	return claims.Identity(), nil
 }

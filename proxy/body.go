@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -12,7 +13,7 @@ import (
 	"time"
 
 	"github.com/banyan-go/banyan/internal/errs"
-	"github.com/banyan-go/banyan/internal/problem"
+	"github.com/banyan-go/banyan/internal/rest"
 )
 
 // noBody is the hash of a request without a body.
@@ -20,10 +21,9 @@ var noBody = sha256.Sum256(nil)
 
 // readBody reads the whole body and puts a reader of it in its place, so that a module never waits for a slow
 // client while it holds something. It returns the hash; a nil problem means that all is well.
-func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request, rt *route) ([sha256.Size]byte, *problem.Details) {
-	fail := func(status int, kind errs.Kind, detail string) *problem.Details {
-		d := problem.New(r.Context(), status, kind, detail)
-		return &d
+func (x *exchange) readBody(ctx context.Context, r *http.Request) ([sha256.Size]byte, *rest.Problem) {
+	fail := func(status int, kind errs.Kind, detail string) *rest.Problem {
+		return newProblem(ctx, status, kind, detail)
 	}
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		r.Body = http.NoBody
@@ -32,35 +32,32 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request, rt *route) ([
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return noBody, fail(http.StatusBadRequest, errs.Malformed, "a "+r.Method+" takes no body")
 	}
-	tooLarge := func() *problem.Details {
+	tooLarge := func() *rest.Problem {
 		// What is left of the body is not read, so the connection cannot be used again.
-		w.Header()["Connection"] = closing
+		x.answer.Header()["Connection"] = closing
 		return fail(http.StatusRequestEntityTooLarge, errs.TooLarge, "the body is too large")
 	}
-	if r.ContentLength > rt.maxBody {
+	if r.ContentLength > x.route.maxBody {
 		return noBody, tooLarge()
 	}
 	if !isJSON(r.Header) {
-		w.Header()["Accept"] = []string{"application/json"}
+		x.answer.Header()["Accept"] = []string{"application/json"}
 		return noBody, fail(http.StatusUnsupportedMediaType, errs.Malformed, "the body must be application/json, not encoded otherwise")
 	}
-	control := http.NewResponseController(w)
-	// Not every ResponseWriter of a test has deadlines; those of the server do.
-	_ = control.SetReadDeadline(time.Now().Add(g.cfg.Limits.ReadBody))
-	body, err := read(http.MaxBytesReader(w, r.Body, rt.maxBody), r.ContentLength)
+	body, err := read(http.MaxBytesReader(x.answer.ResponseWriter, r.Body, x.route.maxBody), r.ContentLength)
 	if err != nil {
 		var large *http.MaxBytesError
 		switch {
 		case errors.As(err, &large):
 			return noBody, tooLarge()
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			w.Header()["Connection"] = closing
+			x.answer.Header()["Connection"] = closing
 			return noBody, fail(http.StatusRequestTimeout, errs.Malformed, "the body did not arrive in time")
 		}
-		w.Header()["Connection"] = closing
+		x.answer.Header()["Connection"] = closing
 		return noBody, fail(http.StatusBadRequest, errs.Malformed, "the body broke off")
 	}
-	_ = control.SetReadDeadline(time.Time{})
+	x.deadline(time.Time{})
 	if containsNUL(body) {
 		return noBody, fail(http.StatusBadRequest, errs.Malformed, "the body contains a NUL character")
 	}
@@ -142,7 +139,7 @@ func containsNUL(body []byte) bool {
 	}
 }
 
-// checkIdempotencyKey is the key of the request, or "".
+// idempotencyKey is the key of the request, or "".
 func idempotencyKey(h http.Header) (string, error) {
 	lines := h["Idempotency-Key"]
 	if len(lines) == 0 {

@@ -8,36 +8,41 @@ import (
 
 // client is who is at the other end, as far as the network can tell.
 type client struct {
-	addr   netip.Addr // invalid if unknown
-	secure bool       // came over TLS, to us or to a proxy that we trust
+	addr    netip.Addr // invalid if unknown
+	text    string     // the address
+	key     string     // the address in rate limits
+	proxied bool       // the address was told by a proxy that we trust
+	secure  bool       // came over TLS, to us or to a proxy that we trust
 }
 
-// key is the address in rate limits. An IPv6 customer owns a whole /64.
-func (c client) key() string {
-	if c.addr.Is6() {
-		p, err := c.addr.WithZone("").Prefix(64)
-		if err == nil {
-			return p.String()
-		}
-	}
-	return c.addr.String()
-}
-
-// clientOf believes the forwarding headers of trusted proxies only, and of these the last that no trusted proxy
-// has written. It must run before the headers are stripped.
+// clientOf tells who the client is. It must run before the headers are stripped.
 func (g *Gateway) clientOf(r *http.Request) client {
 	c := client{secure: r.TLS != nil}
 	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		c.addr = peer.Addr().Unmap()
 	}
-	if !g.trusts(c.addr) {
-		return c
+	if g.trusts(c.addr) {
+		g.believe(&c, r.Header)
 	}
-	if proto := r.Header["X-Forwarded-Proto"]; len(proto) == 1 {
+	c.text = c.addr.String()
+	c.key = c.text
+	if c.addr.Is6() {
+		// An IPv6 customer owns a whole /64.
+		if p, err := c.addr.WithZone("").Prefix(64); err == nil {
+			c.key = p.String()
+		}
+	}
+	return c
+}
+
+// believe takes the client from the forwarding headers of a trusted proxy: the last address in them that is not a
+// trusted proxy's itself. What stands before it may have been written by anybody.
+func (g *Gateway) believe(c *client, h http.Header) {
+	if proto := h["X-Forwarded-Proto"]; len(proto) == 1 {
 		c.secure = strings.EqualFold(proto[0], "https")
 	}
 	// All the lines are one list; the nearest proxy has written at its end.
-	lines := r.Header["X-Forwarded-For"]
+	lines := h["X-Forwarded-For"]
 	for i := len(lines) - 1; i >= 0; i-- {
 		rest := lines[i]
 		for rest != "" {
@@ -49,15 +54,14 @@ func (g *Gateway) clientOf(r *http.Request) client {
 			}
 			addr, err := netip.ParseAddr(strings.TrimSpace(entry))
 			if err != nil {
-				return c // what cannot be read ends the chain of those we can trust
+				return // what cannot be read ends the chain of those we can trust
 			}
-			c.addr = addr.Unmap().WithZone("")
+			c.addr, c.proxied = addr.Unmap().WithZone(""), true
 			if !g.trusts(c.addr) {
-				return c
+				return
 			}
 		}
 	}
-	return c
 }
 
 func (g *Gateway) trusts(addr netip.Addr) bool {

@@ -129,7 +129,7 @@ func (c Config) Validate() error {
 		}
 	}
 	for _, h := range c.CORS.Headers {
-		if !token(h) {
+		if !headerName(h) {
 			note("gateway.cors.headers: %q is not the name of a header", h)
 		}
 	}
@@ -139,8 +139,8 @@ func (c Config) Validate() error {
 	return errors.Join(wrong...)
 }
 
-// token says whether s can be the name of a header.
-func token(s string) bool {
+// headerName says whether s can be the name of a header.
+func headerName(s string) bool {
 	for _, c := range []byte(s) {
 		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
 			return false

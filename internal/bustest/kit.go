@@ -86,8 +86,9 @@ type World struct {
 	cancel context.CancelFunc
 	done   chan error
 
-	mu   sync.Mutex
-	fail map[string]func(n int) error // handler -> what to say to message n
+	mu        sync.Mutex
+	committed map[string]func()
+	fail      map[string]func(n int) error // handler -> what to say to message n
 }
 
 // Modules of the kit; their migrations are made by the kit.
@@ -259,7 +260,20 @@ func (w *World) keep(u *unit.Work, handler, key string, n int, id string) error 
 	if err := u.DB.Exec("INSERT INTO seen (handler, key, n, message_id) VALUES (?, ?, ?, ?)", handler, key, n, id).Error; err != nil {
 		return err
 	}
+	w.mu.Lock()
+	fn := w.committed[handler]
+	w.mu.Unlock()
+	if fn != nil {
+		u.AfterCommit(fn)
+	}
 	return w.answer(handler, n) // after the write, so that a failure has something to roll back
+}
+
+// Committed calls fn after each commit of a handler.
+func (w *World) Committed(handler string, fn func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.committed = map[string]func(){handler: fn}
 }
 
 // Publish announces Counted{key, n} for each n in one unit of work each.

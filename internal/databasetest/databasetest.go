@@ -84,7 +84,9 @@ func (e Engine) Table(t testing.TB, db *database.DB, name, columns string) {
 	t.Helper()
 	ctx := t.Context()
 	if e.Dialect == database.SQLite {
-		if err := db.Write(ctx, func(tx *gorm.DB) error { return tx.Exec("CREATE TABLE IF NOT EXISTS " + name + " (" + columns + ")").Error }); err != nil {
+		if err := db.Write(ctx, func(tx *gorm.DB) error {
+			return tx.Exec("CREATE TABLE IF NOT EXISTS " + name + " (" + columns + ")").Error
+		}); err != nil {
 			t.Fatal(err)
 		}
 		return

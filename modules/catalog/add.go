@@ -24,8 +24,8 @@ func addOne(w *unit.Work, p product.Product) (product.Product, error) {
 
 // addMany puts products on sale, all or none. Those that are on sale exactly so are left alone, so that a batch can
 // be sent again.
-func addMany(w *unit.Work, drafts []product.Product) (batchBody, error) {
-	body := batchBody{Added: []string{}, Unchanged: []string{}}
+func addMany(w *unit.Work, drafts []product.Product) (productBatchBody, error) {
+	body := productBatchBody{Added: []string{}, Unchanged: []string{}}
 	skus, slugs := make([]string, 0, len(drafts)), []string{}
 	seen := make(map[string]bool, len(drafts))
 	for i, p := range drafts {

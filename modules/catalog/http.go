@@ -41,28 +41,28 @@ func encode(p product.Product) productBody {
 	}
 }
 
-type priceBody struct {
+type productPriceBody struct {
 	Amount   int64  `json:"amount" minimum:"1" maximum:"100000000000" doc:"Minor units, as in 255 for 2.55"`
 	Currency string `json:"currency,omitempty" pattern:"^[A-Z]{3}$" maxLength:"3" doc:"The shop's, which is also meant without one" example:"GBP"`
 }
 
-func (b priceBody) money() money.Money { return money.Of(b.Amount, b.Currency) }
+func (b productPriceBody) money() money.Money { return money.Of(b.Amount, b.Currency) }
 
-type draftBody struct {
-	SKU         string    `json:"sku" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$" example:"85123A"`
-	Name        string    `json:"name" minLength:"1" maxLength:"200"`
-	Description string    `json:"description,omitempty" maxLength:"4000"`
-	Categories  []string  `json:"categories,omitempty" maxItems:"20" doc:"Short names"`
-	Price       priceBody `json:"price"`
+type productDraftBody struct {
+	SKU         string           `json:"sku" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$" example:"85123A"`
+	Name        string           `json:"name" minLength:"1" maxLength:"200"`
+	Description string           `json:"description,omitempty" maxLength:"4000"`
+	Categories  []string         `json:"categories,omitempty" maxItems:"20" doc:"Short names"`
+	Price       productPriceBody `json:"price"`
 }
 
-func (b draftBody) draft() product.Product {
+func (b productDraftBody) draft() product.Product {
 	return product.Product{SKU: b.SKU, Name: b.Name, Description: b.Description, Categories: b.Categories, Price: b.Price.money()}
 }
 
-type addInput struct{ Body draftBody }
+type addProductInput struct{ Body productDraftBody }
 
-func (c *catalog) add(ctx context.Context, in *addInput) (*rest.Answer[productBody], error) {
+func (c *catalog) add(ctx context.Context, in *addProductInput) (*rest.Answer[productBody], error) {
 	draft, err := product.New(in.Body.draft(), c.currency)
 	if err != nil {
 		return nil, err
@@ -73,18 +73,18 @@ func (c *catalog) add(ctx context.Context, in *addInput) (*rest.Answer[productBo
 	})
 }
 
-type addBatchInput struct {
+type addProductsInput struct {
 	Body struct {
-		Products []draftBody `json:"products" minItems:"1" maxItems:"500"`
+		Products []productDraftBody `json:"products" minItems:"1" maxItems:"500"`
 	}
 }
 
-type batchBody struct {
+type productBatchBody struct {
 	Added     []string `json:"added" doc:"SKUs put on sale"`
 	Unchanged []string `json:"unchanged" doc:"SKUs that were on sale exactly so"`
 }
 
-func (c *catalog) addBatch(ctx context.Context, in *addBatchInput) (*rest.Answer[batchBody], error) {
+func (c *catalog) addBatch(ctx context.Context, in *addProductsInput) (*rest.Answer[productBatchBody], error) {
 	drafts := make([]product.Product, len(in.Body.Products))
 	for i, b := range in.Body.Products {
 		draft, err := product.New(b.draft(), c.currency)
@@ -93,7 +93,7 @@ func (c *catalog) addBatch(ctx context.Context, in *addBatchInput) (*rest.Answer
 		}
 		drafts[i] = draft
 	}
-	return rest.Commit(ctx, c.store, func(_ context.Context, w *unit.Work) (batchBody, error) {
+	return rest.Commit(ctx, c.store, func(_ context.Context, w *unit.Work) (productBatchBody, error) {
 		return addMany(w, drafts)
 	})
 }
@@ -105,7 +105,7 @@ type skuInput struct {
 	IfMatch string `header:"If-Match" maxLength:"200" doc:"ETag of the product: refuse to change any other version"`
 }
 
-type changeInput struct {
+type changeProductInput struct {
 	skuInput
 	Body struct {
 		Name        *string  `json:"name,omitempty" minLength:"1" maxLength:"200"`
@@ -114,7 +114,7 @@ type changeInput struct {
 	}
 }
 
-func (c *catalog) change(ctx context.Context, in *changeInput) (*rest.Answer[productBody], error) {
+func (c *catalog) change(ctx context.Context, in *changeProductInput) (*rest.Answer[productBody], error) {
 	change := product.Change{Name: in.Body.Name, Description: in.Body.Description}
 	if in.Body.Categories != nil {
 		change.Categories = &in.Body.Categories
@@ -124,14 +124,14 @@ func (c *catalog) change(ctx context.Context, in *changeInput) (*rest.Answer[pro
 	})
 }
 
-type repriceInput struct {
+type repriceProductInput struct {
 	skuInput
 	Body struct {
-		Price priceBody `json:"price"`
+		Price productPriceBody `json:"price"`
 	}
 }
 
-func (c *catalog) reprice(ctx context.Context, in *repriceInput) (*rest.Answer[productBody], error) {
+func (c *catalog) reprice(ctx context.Context, in *repriceProductInput) (*rest.Answer[productBody], error) {
 	return c.update(ctx, in.skuInput, func(w *unit.Work, before product.Product) (product.Product, error) {
 		return repriceOne(w, before, in.Body.Price.money(), c.currency)
 	})
@@ -160,18 +160,18 @@ func (c *catalog) update(ctx context.Context, in skuInput, fn func(w *unit.Work,
 	})
 }
 
-type getInput struct {
+type getProductInput struct {
 	SKU         string `path:"sku" minLength:"1" maxLength:"192" doc:"SKU, URL-encoded"`
 	IfNoneMatch string `header:"If-None-Match" maxLength:"200" doc:"ETag that the client has: 304 while it is the current one"`
 }
 
-type getOutput struct {
+type getProductOutput struct {
 	Status int
 	ETag   string `header:"ETag"`
 	Body   productBody
 }
 
-func (c *catalog) get(ctx context.Context, in *getInput) (*getOutput, error) {
+func (c *catalog) get(ctx context.Context, in *getProductInput) (*getProductOutput, error) {
 	sku, err := product.ParseSKU(in.SKU)
 	if err != nil {
 		return nil, noSuch()
@@ -180,7 +180,7 @@ func (c *catalog) get(ctx context.Context, in *getInput) (*getOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &getOutput{Status: http.StatusOK, ETag: `"` + strconv.FormatInt(p.Version, 10) + `"`, Body: encode(p)}
+	out := &getProductOutput{Status: http.StatusOK, ETag: `"` + strconv.FormatInt(p.Version, 10) + `"`, Body: encode(p)}
 	if in.IfNoneMatch != "" && names(in.IfNoneMatch, p.Version) {
 		out.Status = http.StatusNotModified
 	}
@@ -196,7 +196,7 @@ func names(tags string, version int64) bool {
 	})
 }
 
-type listInput struct {
+type listProductsInput struct {
 	rest.Page
 	Q        string `query:"q" maxLength:"100" doc:"Words that name or SKU must hold"`
 	Category string `query:"category" maxLength:"64" doc:"Short name of a category"`
@@ -206,7 +206,7 @@ type listInput struct {
 	Sort     string `query:"sort" enum:"sku,name,price" default:"sku"`
 }
 
-func (c *catalog) list(ctx context.Context, in *listInput) (*rest.Answer[rest.List[productBody]], error) {
+func (c *catalog) list(ctx context.Context, in *listProductsInput) (*rest.Answer[rest.List[productBody]], error) {
 	patterns, err := product.Patterns(in.Q)
 	if err != nil {
 		return nil, err
@@ -231,18 +231,18 @@ func (c *catalog) list(ctx context.Context, in *listInput) (*rest.Answer[rest.Li
 	return rest.Reply(list), nil
 }
 
-type pricesInput struct {
+type listPricesInput struct {
 	rest.Page
 	SKU string `path:"sku" minLength:"1" maxLength:"192" doc:"SKU, URL-encoded"`
 }
 
-type pastPriceBody struct {
+type pastProductPriceBody struct {
 	Price   money.Money `json:"price"`
 	Version int64       `json:"version" doc:"Of the product, from which on the price holds"`
 	From    time.Time   `json:"from"`
 }
 
-func (c *catalog) prices(ctx context.Context, in *pricesInput) (*rest.Answer[rest.List[pastPriceBody]], error) {
+func (c *catalog) prices(ctx context.Context, in *listPricesInput) (*rest.Answer[rest.List[pastProductPriceBody]], error) {
 	sku, err := product.ParseSKU(in.SKU)
 	if err != nil {
 		return nil, noSuch()
@@ -260,13 +260,13 @@ func (c *catalog) prices(ctx context.Context, in *pricesInput) (*rest.Answer[res
 	return rest.Reply(list), nil
 }
 
-type reportBody struct {
+type productReportBody struct {
 	Products int64 `json:"products"`
 	OnSale   int64 `json:"on_sale"`
 	Retired  int64 `json:"retired"`
 }
 
-func (c *catalog) report(ctx context.Context, _ *struct{}) (*rest.Answer[reportBody], error) {
+func (c *catalog) report(ctx context.Context, _ *struct{}) (*rest.Answer[productReportBody], error) {
 	body, err := count(c.store.Read(ctx))
 	if err != nil {
 		return nil, err

@@ -264,29 +264,29 @@ func categories(db *gorm.DB, after string, limit int) (rest.List[categoryBody], 
 }
 
 // pastPrices are the prices of a product, newest first, those below a version of the product (0: all).
-func pastPrices(db *gorm.DB, sku string, below int64, limit int) (rest.List[pastPriceBody], error) {
+func pastPrices(db *gorm.DB, sku string, below int64, limit int) (rest.List[pastProductPriceBody], error) {
 	var rows []priceRow
 	q := db.Where("sku = ?", sku)
 	if below > 0 {
 		q = q.Where("version < ?", below)
 	}
 	if err := q.Order("version DESC").Limit(limit + 1).Find(&rows).Error; err != nil {
-		return rest.List[pastPriceBody]{}, fmt.Errorf("read prices of %s: %w", sku, err)
+		return rest.List[pastProductPriceBody]{}, fmt.Errorf("read prices of %s: %w", sku, err)
 	}
 	if len(rows) == 0 && below == 0 {
-		return rest.List[pastPriceBody]{}, noSuch() // every product has a first price
+		return rest.List[pastProductPriceBody]{}, noSuch() // every product has a first price
 	}
-	return rest.Cut(rows, limit, func(r priceRow) pastPriceBody {
-		return pastPriceBody{Price: money.Of(r.Amount, r.Currency), Version: r.Version, From: r.ValidFrom}
+	return rest.Cut(rows, limit, func(r priceRow) pastProductPriceBody {
+		return pastProductPriceBody{Price: money.Of(r.Amount, r.Currency), Version: r.Version, From: r.ValidFrom}
 	}, func(r priceRow) string { return strconv.FormatInt(r.Version, 10) }), nil
 }
 
-func count(db *gorm.DB) (reportBody, error) {
-	var body reportBody
+func count(db *gorm.DB) (productReportBody, error) {
+	var body productReportBody
 	err := db.Model(&productRow{}).Select(`COUNT(*) AS products, COALESCE(SUM(CASE WHEN state = ? THEN 1 ELSE 0 END), 0) AS on_sale,
 		COALESCE(SUM(CASE WHEN state = ? THEN 1 ELSE 0 END), 0) AS retired`, product.OnSale, product.Retired).Scan(&body).Error
 	if err != nil {
-		return reportBody{}, fmt.Errorf("count products: %w", err)
+		return productReportBody{}, fmt.Errorf("count products: %w", err)
 	}
 	return body, nil
 }

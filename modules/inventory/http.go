@@ -124,7 +124,7 @@ func (s *service) postDelivery(ctx context.Context, in *deliveryInput) (*rest.An
 }
 
 type adjustmentInput struct {
-	skuInput
+	SKU  string `path:"sku" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"`
 	Body struct {
 		Delta  int64  `json:"delta" minimum:"-1000000" maximum:"1000000" doc:"Units found (positive) or missing (negative); not 0"`
 		Reason string `json:"reason" minLength:"1" maxLength:"200"`
@@ -150,7 +150,7 @@ type Movement struct {
 }
 
 type movementsInput struct {
-	skuInput
+	SKU string `path:"sku" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"`
 	rest.Page
 }
 

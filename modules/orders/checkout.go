@@ -33,7 +33,7 @@ func (o *orders) answer(ctx context.Context, w *unit.Work, orderID string, in in
 		o.log.WarnContext(ctx, "an answer for an order that does not exist", "order", orderID, "input", in.what)
 		return nil
 	}
-	if _, actions := s.saga.On(in.what, false, in.reason); len(actions) == 0 {
+	if next, _ := s.saga.On(in.what, false, in.reason); next == s.saga {
 		return nil // late or repeated: it need not even be known what the order is
 	}
 	if err := o.fold(w, s); err != nil {
@@ -48,10 +48,8 @@ func (o *orders) advance(ctx context.Context, w *unit.Work, s *stream, in input)
 	fixed := s.order.Fulfilment != order.NotShipped || len(s.order.Returns) > 0
 	before := s.saga
 	next, actions := before.On(in.what, fixed, in.reason)
-	if len(actions) == 0 {
-		if before.State == checkout.Confirmed && in.what == checkout.StockExpired {
-			o.log.WarnContext(ctx, "a reservation ran out although its goods have left", "order", s.id)
-		}
+	if next == before {
+		o.log.WarnContext(ctx, "too late: the goods have left or came back", "order", s.id, "input", in.what)
 		return nil
 	}
 	card := s.card

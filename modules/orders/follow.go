@@ -76,7 +76,7 @@ func (o *orders) stream(ctx context.Context, in *followInput, rows []eventRow, r
 			case <-ctx.Done():
 				return nil
 			case <-ring:
-			case <-o.clock.After(followPoll):
+			case <-o.clock.At(o.clock.Now().Add(followPoll)):
 			}
 			if o.clock.Now().Sub(quiet) >= followHeartbeat {
 				if err := out.write(": still here\n\n"); err != nil {

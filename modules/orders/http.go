@@ -70,7 +70,7 @@ type cancelInput struct {
 type returnInput struct {
 	idInput
 	Body struct {
-		ReturnID string `json:"return_id,omitempty" pattern:"^[A-Za-z0-9_-]{1,64}$" maxLength:"64" doc:"Names the return, so that it happens once; made up if left out"`
+		ReturnID string `json:"return_id,omitempty" pattern:"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$" maxLength:"36" doc:"Names the return, so that it happens once; made up if left out"`
 		Lines    []struct {
 			SKU      string      `json:"sku" minLength:"1" maxLength:"64"`
 			Price    money.Money `json:"price" doc:"Of one unit, as in the order: SKU and price name its line"`

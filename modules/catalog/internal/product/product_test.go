@@ -98,7 +98,9 @@ func TestChange(t *testing.T) {
 	}{
 		{name: "name", before: before, change: Change{Name: text("Lantern")}, want: func(p *Product) { p.Name, p.Version = "Lantern", 4 }},
 		{name: "everything is one change", before: before, change: Change{Name: text("Lantern"), Description: text("Big"), Categories: list("b", "a")},
-			want: func(p *Product) { p.Name, p.Description, p.Categories, p.Version = "Lantern", "Big", []string{"a", "b"}, 4 }},
+			want: func(p *Product) {
+				p.Name, p.Description, p.Categories, p.Version = "Lantern", "Big", []string{"a", "b"}, 4
+			}},
 		{name: "the same again", before: before, change: Change{Name: text(" Lamp "), Categories: list("lights", "lights")}, want: func(*Product) {}},
 		{name: "nothing", before: before, change: Change{}, want: func(*Product) {}},
 		{name: "out of all categories", before: before, change: Change{Categories: list()}, want: func(p *Product) { p.Categories, p.Version = []string{}, 4 }},

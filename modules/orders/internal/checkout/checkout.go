@@ -1,31 +1,35 @@
 // Package checkout holds the rules of the checkout saga, pure: what it waits for, and what it does when an answer
 // or a wish arrives. An answer that it does not wait for changes nothing, so late and repeated ones are harmless.
 //
-//	reserving --reserved--> charging --captured--> confirmed
-//	    |                       |                      |
-//	    | refused: rejected     | declined             | cancel, expired
-//	    | time-out, expired,    |    |                 |
-//	    | cancel                |    |  time-out,      |
-//	    |                       |    |  expired,       |
-//	    |                       |    |  cancel         |
-//	    |                       +----|----> voiding <--+
+//	reserving --reserved--> charging --captured--> confirmed --expired--> unheld
+//	    |                       |                      |                     |
+//	    | refused: rejected     | declined             | cancel              | cancel, expired
+//	    | time-out, expired,    |    |                 |                     |
+//	    | cancel                |    |  time-out,      |                     |
+//	    |                       |    |  expired,       |                     |
+//	    |                       |    |  cancel         |                     |
+//	    |                       +----|----> voiding <--+---------------------+
 //	    |                            |         | settled
 //	    +----------------------------+----> releasing --released--> rejected | cancelled
 //
 // The way back undoes what was begun, last step first: the payment (voiding), then the reservation (releasing). A
 // step whose answer is out is begun: its undoing is asked for and answered whether or not there was anything to undo.
+//
+// unheld is an order whose reservation ran out while its commit was on the way. The inventory then takes the units once
+// more if they are still there, and says "expired" a second time if they are not; only then the order is lost.
 package checkout
 
 // State is what the saga waits for.
 type State string
 
-// The states. The last three are ends; a confirmed order may still be called off until it leaves.
+// The states. Nothing is waited for from Confirmed on; a confirmed order may still be called off until it leaves.
 const (
 	Reserving State = "reserving"
 	Charging  State = "charging"
 	Voiding   State = "voiding"
 	Releasing State = "releasing"
 	Confirmed State = "confirmed"
+	Unheld    State = "unheld"
 	Rejected  State = "rejected"
 	Cancelled State = "cancelled"
 )
@@ -90,7 +94,7 @@ const (
 	reasonExpired    = "reservation_expired"
 )
 
-// On says what the saga is after an input and what is to be done. No actions mean that the input changes nothing.
+// On says what the saga is after an input and what is to be done. An input that it does not wait for changes nothing.
 // fixed says that the goods have left or came back in part, so that nobody can call the order off; reason is why
 // somebody does.
 func (c Checkout) On(in Input, fixed bool, reason string) (Checkout, []Action) {
@@ -117,15 +121,14 @@ func (c Checkout) On(in Input, fixed bool, reason string) (Checkout, []Action) {
 		case Cancel:
 			return Checkout{Voiding, ToCancel, reason}, []Action{MarkCancelling, Void}
 		}
-	case Confirmed:
-		if fixed {
-			break
-		}
-		switch in {
-		case Cancel:
+	case Confirmed, Unheld:
+		switch {
+		case fixed:
+		case in == Cancel:
 			return Checkout{Voiding, ToCancel, reason}, []Action{MarkCancelling, Void}
-		case StockExpired:
-			// The reservation ran out before it was made final: the units may be somebody else's by now.
+		case in == StockExpired && c.State == Confirmed:
+			return Checkout{State: Unheld}, nil
+		case in == StockExpired:
 			return Checkout{Voiding, ToCancel, reasonExpired}, []Action{MarkCancelling, Void}
 		}
 	case Voiding:
@@ -151,5 +154,9 @@ func (c Checkout) On(in Input, fixed bool, reason string) (Checkout, []Action) {
 
 // Ended says whether the saga waits for nothing.
 func (c Checkout) Ended() bool {
-	return c.State == Confirmed || c.State == Rejected || c.State == Cancelled
+	switch c.State {
+	case Confirmed, Unheld, Rejected, Cancelled:
+		return true
+	}
+	return false
 }

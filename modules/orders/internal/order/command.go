@@ -45,6 +45,9 @@ func Place(p Placement) (Placed, error) {
 	if len(p.Lines) == 0 {
 		return Placed{}, errs.New(errs.Invalid, "an order needs at least one line").With("body.lines", "is empty")
 	}
+	if len(p.Currency) != 3 || strings.Trim(p.Currency, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		return Placed{}, errs.New(errs.Invalid, "this is no currency").With(linePath(0, "price.currency"), "must look like GBP")
+	}
 	lines, total, err := merge(p.Lines, p.Currency)
 	if err != nil {
 		return Placed{}, err

@@ -27,10 +27,10 @@ type Refresh int
 
 // What becomes of a refresh token.
 const (
-	Refused  Refresh = iota // expired or revoked
-	Rotate                  // begin the next generation
-	Repeat                  // issue one more token of the newest generation
-	Stolen                  // somebody else has used it: revoke the session
+	Refused Refresh = iota // expired or revoked
+	Rotate                 // begin the next generation
+	Repeat                 // issue one more token of the newest generation
+	Stolen                 // somebody else has used it: revoke the session
 )
 
 // Use decides on a token.

@@ -1,0 +1,114 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/bus"
+	"github.com/banyan-go/banyan/internal/bustest"
+	"github.com/banyan-go/banyan/internal/databasetest"
+	"github.com/banyan-go/banyan/internal/testinfra"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+var engines = []struct {
+	name string
+	open func(b *testing.B) databasetest.Engine
+}{
+	{"sqlite", func(b *testing.B) databasetest.Engine { return databasetest.SQLite(b) }},
+	{"postgres", func(b *testing.B) databasetest.Engine {
+		s := testinfra.StartPostgres(b, testinfra.Options{})
+		return databasetest.PostgresAt(b, s.Database(b), bustest.Modules...)
+	}},
+}
+
+func each(b *testing.B, fn func(b *testing.B, e databasetest.Engine)) {
+	for _, e := range engines {
+		b.Run(e.name, func(b *testing.B) { fn(b, e.open(b)) })
+	}
+}
+
+// BenchmarkPaced: one event each 5 ms, from its commit to its handler's commit.
+func BenchmarkPaced(b *testing.B) {
+	each(b, func(b *testing.B, e databasetest.Engine) {
+		w := bustest.Open(b, e, bustest.Options{Real: true})
+		done := make(chan time.Time, 1)
+		w.Committed("count", func() { done <- time.Now() })
+		var took []time.Duration
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		b.ResetTimer()
+		for i := range b.N {
+			<-tick.C
+			var committed time.Time
+			if err := w.Alpha.Do(context.Background(), func(_ context.Context, u *unit.Work) error {
+				u.Publish(bustest.Other{ID: bustest.Key(i % 32), N: i})
+				u.AfterCommit(func() {})
+				return nil
+			}); err != nil {
+				b.Fatal(err)
+			}
+			committed = time.Now()
+			took = append(took, (<-done).Sub(committed))
+		}
+		report(b, took)
+	})
+}
+
+func report(b *testing.B, took []time.Duration) {
+	slices.Sort(took)
+	at := func(q float64) float64 {
+		return float64(took[int(q*float64(len(took)-1))].Microseconds()) / 1000
+	}
+	b.ReportMetric(at(.5), "p50-ms")
+	b.ReportMetric(at(.99), "p99-ms")
+}
+
+// BenchmarkFlood: eight producers as fast as they can; the handlers keep up with them.
+func BenchmarkFlood(b *testing.B) {
+	each(b, func(b *testing.B, e databasetest.Engine) {
+		w := bustest.Open(b, e, bustest.Options{Real: true})
+		b.ResetTimer()
+		start := time.Now()
+		produce(b, w, b.N)
+		produced := time.Since(start)
+		w.Settle()
+		handled := time.Since(start)
+		b.ReportMetric(float64(b.N)/produced.Seconds(), "produced/s")
+		b.ReportMetric(float64(b.N)/handled.Seconds(), "handled/s")
+	})
+}
+
+func produce(b *testing.B, w *bustest.World, n int) {
+	var all sync.WaitGroup
+	for p := range 8 {
+		all.Go(func() {
+			for i := p; i < n; i += 8 {
+				if err := w.Alpha.Do(context.Background(), func(_ context.Context, u *unit.Work) error {
+					u.Publish(bustest.Other{ID: fmt.Sprintf("key-%d-%d", p, i%64), N: i})
+					return nil
+				}); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// BenchmarkDrain: a backlog that was committed before anybody listened.
+func BenchmarkDrain(b *testing.B) {
+	each(b, func(b *testing.B, e databasetest.Engine) {
+		w := bustest.Prepare(b, e, bustest.Options{Real: true, Config: func(c *bus.Config) {}})
+		produce(b, w, b.N)
+		b.ResetTimer()
+		start := time.Now()
+		w.Run()
+		w.Settle()
+		b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "handled/s")
+	})
+}

@@ -1,0 +1,180 @@
+// Package operator is what an operator may ask of a running process and change in it, as JSON over the admin port.
+package operator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/banyan-go/banyan/internal/bus"
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/inbox"
+	"github.com/banyan-go/banyan/internal/rest"
+)
+
+// Rebuild rebuilds a projection and reports how far it is.
+type Rebuild func(ctx context.Context, progress func(done, total int)) error
+
+// Options are what operators work on.
+type Options struct {
+	Bus         *bus.Bus
+	Projections map[string]Rebuild // by module
+	Spans       func() any         // recent spans
+	Routes      func() any         // the gateway's table
+	Config      func() string      // what is in force, secrets masked
+}
+
+// Handler serves everything under /admin/.
+func Handler(o Options) http.Handler {
+	mux := http.NewServeMux()
+	get := func(pattern string, fn func(r *http.Request) (any, error)) {
+		mux.HandleFunc("GET "+pattern, answer(fn))
+	}
+	post := func(pattern string, fn func(r *http.Request) (any, error)) {
+		mux.HandleFunc("POST "+pattern, answer(fn))
+	}
+	get("/admin/modules", func(r *http.Request) (any, error) {
+		modules, _ := o.Bus.Status(r.Context())
+		return modules, nil
+	})
+	get("/admin/routes", func(*http.Request) (any, error) { return o.Routes(), nil })
+	get("/admin/spans", func(*http.Request) (any, error) { return o.Spans(), nil })
+	get("/admin/config", func(*http.Request) (any, error) { return map[string]string{"yaml": o.Config()}, nil })
+	get("/admin/deadletters", o.list)
+	get("/admin/deadletters/{module}/{id}", o.show)
+	post("/admin/deadletters/{module}/{id}/replay", o.replay)
+	post("/admin/deadletters/{module}/{id}/discard", o.discard)
+	post("/admin/deadletters/{module}/replay", o.replayAll)
+	post("/admin/projections/{module}/rebuild", o.rebuild)
+	return mux
+}
+
+// List is a page of dead letters.
+type List struct {
+	Items []inbox.DeadLetter `json:"items"`
+}
+
+func (o Options) list(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	limit := 100
+	if s := q.Get("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > 1000 {
+			return nil, errs.New(errs.Invalid, "limit is not between 1 and 1000").With("query.limit", "give a number from 1 to 1000")
+		}
+		limit = n
+	}
+	modules := o.Bus.Modules()
+	if m := q.Get("module"); m != "" {
+		modules = []string{m}
+	}
+	list := List{Items: []inbox.DeadLetter{}}
+	for _, m := range modules {
+		in, err := o.Bus.Inbox(m)
+		if err != nil {
+			return nil, err
+		}
+		letters, err := in.DeadLetters(r.Context(), q.Get("handler"), q.Get("after"), limit-len(list.Items))
+		if err != nil {
+			return nil, err
+		}
+		if list.Items = append(list.Items, letters...); len(list.Items) == limit {
+			break
+		}
+	}
+	return list, nil
+}
+
+func (o Options) show(r *http.Request) (any, error) {
+	in, err := o.Bus.Inbox(r.PathValue("module"))
+	if err != nil {
+		return nil, err
+	}
+	return in.DeadLetter(r.Context(), r.PathValue("id"))
+}
+
+func (o Options) replay(r *http.Request) (any, error) {
+	in, err := o.Bus.Inbox(r.PathValue("module"))
+	if err != nil {
+		return nil, err
+	}
+	return map[string]int{"replayed": 1}, in.Replay(r.Context(), r.PathValue("id"))
+}
+
+// replayAll replays the dead letters of a module, or of one of its handlers.
+func (o Options) replayAll(r *http.Request) (any, error) {
+	in, err := o.Bus.Inbox(r.PathValue("module"))
+	if err != nil {
+		return nil, err
+	}
+	n, after := 0, ""
+	for {
+		letters, err := in.DeadLetters(r.Context(), r.URL.Query().Get("handler"), after, 100)
+		if err != nil {
+			return nil, err
+		}
+		if len(letters) == 0 {
+			return map[string]int{"replayed": n}, nil
+		}
+		for _, l := range letters {
+			if err := in.Replay(r.Context(), l.ID); err != nil && !errs.Is(err, errs.NotFound) {
+				return nil, err
+			}
+			n, after = n+1, l.ID
+		}
+	}
+}
+
+func (o Options) discard(r *http.Request) (any, error) {
+	in, err := o.Bus.Inbox(r.PathValue("module"))
+	if err != nil {
+		return nil, err
+	}
+	var body struct {
+		Reason string `json:"reason"`
+	}
+	d := json.NewDecoder(io.LimitReader(r.Body, 1<<16))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&body); err != nil || body.Reason == "" {
+		return nil, errs.New(errs.Invalid, "a reason is needed to discard a message").With("body.reason", "say why")
+	}
+	return map[string]int{"discarded": 1}, in.Discard(r.Context(), r.PathValue("id"), body.Reason)
+}
+
+func (o Options) rebuild(r *http.Request) (any, error) {
+	fn := o.Projections[r.PathValue("module")]
+	if fn == nil {
+		return nil, errs.New(errs.NotFound, "module %q has no projections", r.PathValue("module"))
+	}
+	total := 0
+	err := fn(r.Context(), func(_, n int) { total = n })
+	return map[string]int{"rebuilt": total}, err
+}
+
+func answer(fn func(r *http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := fn(r)
+		if err == nil {
+			var b []byte
+			if b, err = json.MarshalIndent(body, "", "  "); err == nil {
+				w.Header().Set("Content-Type", "application/json")
+				w.Header().Set("Cache-Control", "no-store")
+				_, _ = w.Write(append(b, '\n'))
+				return
+			}
+		}
+		var known *errs.Error
+		if !errors.As(err, &known) {
+			err = errs.New(errs.Internal, "%s", fmt.Sprint(err))
+		}
+		p, retry := rest.NewProblem(r.Context(), err)
+		if p.Detail == "" {
+			p.Detail = err.Error() // the operator may see the cause
+		}
+		rest.WriteProblem(w, p, retry)
+	}
+}

@@ -1,0 +1,223 @@
+package shipping
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/moduletest"
+	"github.com/banyan-go/banyan/internal/rest"
+	"github.com/banyan-go/banyan/internal/unit"
+	"github.com/banyan-go/banyan/modules/orders/ordersapi"
+	"github.com/banyan-go/banyan/modules/shipping/shippingapi"
+	"github.com/banyan-go/banyan/modules/users/usersapi"
+)
+
+func build(d module.Deps) *module.Module { return New(d, DefaultConfig()) }
+
+func confirmed(order, customer string) ordersapi.OrderConfirmed {
+	return ordersapi.OrderConfirmed{OrderID: order, CustomerID: customer,
+		Address: ordersapi.Address{Name: "Ada Lovelace", Street: "12 St James's Square", City: "London", Zip: "SW1Y", Country: "GB"}}
+}
+
+func shipmentOf(t testing.TB, h *moduletest.Harness, order string) Shipment {
+	t.Helper()
+	var list rest.List[Shipment]
+	h.Do("GET", "/api/shipments?order_id="+order, moduletest.Staff, nil).Into(t, &list)
+	if len(list.Items) != 1 {
+		t.Fatalf("order %s has %d shipments", order, len(list.Items))
+	}
+	return list.Items[0]
+}
+
+func names(messages []message.Message) []string {
+	var out []string
+	for _, m := range messages {
+		out = append(out, m.Name)
+	}
+	return out
+}
+
+func TestShipmentOfAnOrder(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		h := open(t, build)
+		h.Deliver(t, confirmed("o1", "c1"), confirmed("o1", "c1"))
+		s := shipmentOf(t, h, "o1")
+		if s.State != "pending" || s.Address.City != "London" || s.CustomerID != "c1" {
+			t.Errorf("got %+v", s)
+		}
+		path := "/api/shipments/" + s.ID
+		h.Do("POST", path+"/deliver", moduletest.Staff, nil).Want(t, 409)
+		var first, second Shipment
+		h.Do("POST", path+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}, "Idempotency-Key", "k").Into(t, &first)
+		h.Do("POST", path+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}, "Idempotency-Key", "k").Into(t, &second)
+		if first.State != "dispatched" || !strings.HasPrefix(first.Tracking, "BY") || first.Tracking != second.Tracking {
+			t.Errorf("got %+v and %+v", first, second)
+		}
+		h.Do("POST", path+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}).Want(t, 409)
+		h.Clock.Advance(time.Hour)
+		h.Do("POST", path+"/deliver", moduletest.Staff, nil).Want(t, 200)
+		h.Do("POST", path+"/deliver", moduletest.Staff, nil).Want(t, 409)
+		var log Tracking
+		h.Do("GET", path+"/tracking", moduletest.Customer("c1"), nil).Into(t, &log)
+		at := moduletest.Start
+		want := Tracking{ShipmentID: s.ID, Carrier: "DHL", Tracking: first.Tracking,
+			Steps: []Step{{"pending", at}, {"dispatched", at}, {"delivered", at.Add(time.Hour)}}}
+		if diff := cmp.Diff(log, want); diff != "" {
+			t.Error(diff)
+		}
+		wantNames := []string{"shipping.shipment_created.v1", "shipping.shipment_dispatched.v1", "shipping.shipment_delivered.v1"}
+		if diff := cmp.Diff(names(h.Announced("")), wantNames); diff != "" {
+			t.Error(diff)
+		}
+		e := moduletest.Decode[shippingapi.ShipmentDispatched](t, h.Announced("shipping.shipment_dispatched.v1")[0])
+		if e.OrderID != "o1" || e.CustomerID != "c1" || e.Carrier != "DHL" || e.Tracking != first.Tracking {
+			t.Errorf("got %+v", e)
+		}
+	})
+}
+
+func TestCancellations(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		h := open(t, build)
+		cancelled := func(order string) ordersapi.OrderCancelled {
+			return ordersapi.OrderCancelled{OrderID: order, CustomerID: "c1"}
+		}
+		// In time.
+		h.Deliver(t, confirmed("o1", "c1"), cancelled("o1"), cancelled("o1"))
+		s := shipmentOf(t, h, "o1")
+		if s.State != "cancelled" {
+			t.Errorf("got %+v", s)
+		}
+		h.Do("POST", "/api/shipments/"+s.ID+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}).Want(t, 409)
+		// Too late: staff see that it is to be called back, the customer that it is on its way.
+		h.Deliver(t, confirmed("o2", "c1"))
+		s = shipmentOf(t, h, "o2")
+		h.Do("POST", "/api/shipments/"+s.ID+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL", "tracking": "JD 014"}).Want(t, 200)
+		h.Deliver(t, cancelled("o2"))
+		if s = shipmentOf(t, h, "o2"); s.State != "intercept" || s.Tracking != "JD 014" {
+			t.Errorf("got %+v", s)
+		}
+		var seen Shipment
+		h.Do("GET", "/api/shipments/"+s.ID, moduletest.Customer("c1"), nil).Into(t, &seen)
+		if seen.State != "dispatched" {
+			t.Errorf("got %+v", seen)
+		}
+		for state, want := range map[string]int{"dispatched": 1, "intercept": 0, "cancelled": 1, "delivered": 0} {
+			var list rest.List[Shipment]
+			h.Do("GET", "/api/shipments?state="+state, moduletest.Customer("c1"), nil).Into(t, &list)
+			if len(list.Items) != want {
+				t.Errorf("%s: got %d shipments, want %d", state, len(list.Items), want)
+			}
+		}
+		// Before there was anything to ship.
+		h.Deliver(t, cancelled("o3"), confirmed("o3", "c1"))
+		var list rest.List[Shipment]
+		h.Do("GET", "/api/shipments?order_id=o3", moduletest.Staff, nil).Into(t, &list)
+		if len(list.Items) != 0 {
+			t.Errorf("got %+v", list.Items)
+		}
+		want := []string{"shipping.shipment_created.v1", "shipping.shipment_cancelled.v1", "shipping.shipment_created.v1", "shipping.shipment_dispatched.v1"}
+		if diff := cmp.Diff(names(h.Announced("")), want); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestWhoSeesWhat(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		h := open(t, build)
+		h.Deliver(t, confirmed("o1", "c1"), confirmed("o2", "c2"), confirmed("o3", "c1"))
+		foreign := shipmentOf(t, h, "o2").ID
+		h.Do("GET", "/api/shipments/"+foreign, moduletest.Customer("c1"), nil).Want(t, 404)
+		h.Do("GET", "/api/shipments/"+foreign+"/tracking", moduletest.Customer("c1"), nil).Want(t, 404)
+		h.Do("GET", "/api/shipments/nothing", moduletest.Customer("c1"), nil).Want(t, 404)
+		h.Do("POST", "/api/shipments/nothing/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}).Want(t, 404)
+		h.Do("POST", "/api/shipments/"+foreign+"/dispatch", moduletest.Staff, map[string]any{"carrier": ""}).Want(t, 422)
+		h.Do("POST", "/api/shipments/"+foreign+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL", "tracking": "a\r\nb"}).Want(t, 422)
+		var page, older rest.List[Shipment]
+		h.Do("GET", "/api/shipments?limit=1", moduletest.Customer("c1"), nil).Into(t, &page)
+		h.Do("GET", "/api/shipments?limit=1&cursor="+page.Next, moduletest.Customer("c1"), nil).Into(t, &older)
+		if len(page.Items) != 1 || page.Items[0].OrderID != "o3" || len(older.Items) != 1 || older.Items[0].OrderID != "o1" || older.Next != "" {
+			t.Errorf("got %+v, then %+v", page, older)
+		}
+		h.Do("GET", "/api/shipments?state=pending", moduletest.Staff, nil).Into(t, &page)
+		if len(page.Items) != 3 {
+			t.Errorf("staff see %d shipments", len(page.Items))
+		}
+	})
+}
+
+func TestAutoDispatch(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		h := open(t, func(d module.Deps) *module.Module {
+			return New(d, Config{AutoDispatch: time.Hour, Carrier: "Banyan Post"})
+		})
+		h.Deliver(t, confirmed("o1", "c1"), confirmed("o2", "c1"), confirmed("o3", "c1"), ordersapi.OrderCancelled{OrderID: "o2", CustomerID: "c1"})
+		h.Do("POST", "/api/shipments/"+shipmentOf(t, h, "o3").ID+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}).Want(t, 200)
+		h.Advance(time.Hour)
+		got := map[string]string{}
+		for _, order := range []string{"o1", "o2", "o3"} {
+			s := shipmentOf(t, h, order)
+			got[order] = s.State + " " + s.Carrier
+		}
+		want := map[string]string{"o1": "dispatched Banyan Post", "o2": "cancelled ", "o3": "dispatched DHL"}
+		if diff := cmp.Diff(got, want); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestErasure(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		h := open(t, build)
+		h.Deliver(t, confirmed("o1", "c1"), confirmed("o2", "c2"))
+		h.Do("POST", "/api/shipments/"+shipmentOf(t, h, "o1").ID+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}, "Idempotency-Key", "k").Want(t, 200)
+		h.Deliver(t, usersapi.UserErased{UserID: "c1"}, confirmed("o3", "c1"))
+		// As if it had been written by a unit of work that ran beside the erasure.
+		err := h.Store.Do(context.Background(), func(_ context.Context, w *unit.Work) error {
+			return w.DB.Exec("UPDATE shipments SET name = 'Ada Lovelace' WHERE order_id = 'o3'").Error
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Advance(erasedAgainAfter)
+		for _, order := range []string{"o1", "o3"} {
+			if got := shipmentOf(t, h, order).Address; got != (Address{Country: "GB"}) {
+				t.Errorf("%s: got %+v", order, got)
+			}
+		}
+		if got := shipmentOf(t, h, "o2").Address.Name; got == "" {
+			t.Error("the address of another customer is gone")
+		}
+		var bodies [][]byte
+		if err := h.Store.Read(context.Background()).Raw("SELECT body FROM idempotency").Scan(&bodies).Error; err != nil || len(bodies) != 1 || len(bodies[0]) != 0 {
+			t.Errorf("stored answers are %q (error %v)", bodies, err)
+		}
+	})
+}
+
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	if err := DefaultConfig().Validate(); err != nil {
+		t.Error(err)
+	}
+	for _, c := range []Config{{AutoDispatch: -time.Second, Carrier: "a"}, {}, {Carrier: strings.Repeat("a", maxCarrier+1)}} {
+		if err := c.Validate(); err == nil {
+			t.Errorf("%+v was taken", c)
+		}
+	}
+	if err := build(module.Deps{}).Check(); err != nil {
+		t.Error(err)
+	}
+}

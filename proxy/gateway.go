@@ -1,0 +1,413 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/banyan-go/banyan/internal/clock"
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/identity"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/rest"
+	"github.com/banyan-go/banyan/internal/telemetry"
+	"github.com/banyan-go/banyan/internal/token"
+)
+
+// Options are what the gateway works with.
+type Options struct {
+	Modules     []module.Descriptor
+	Local       http.Handler      // answers for the modules of this process
+	Verifier    Verifier          // nil believes no token
+	Revocations token.Revocations // nil revokes none
+	// Ready says whether a module can work, and what to tell about it; "" asks for all of the process. nil is always ready.
+	Ready func(ctx context.Context, module string) (ready bool, body any)
+	// Extra are handlers beside the modules, by path: "/docs" answers for all below it too, "/" for itself alone.
+	Extra    map[string]http.Handler
+	Clock    clock.Clock
+	Log      *slog.Logger
+	Tracer   trace.Tracer          // nil makes no spans
+	Registry prometheus.Registerer // nil measures nothing
+}
+
+// Gateway is the front door.
+type Gateway struct {
+	cfg           Config
+	log           *slog.Logger
+	clock         clock.Clock
+	tracer        trace.Tracer
+	trusted       []netip.Prefix
+	hosts         map[string]bool
+	verifier      Verifier
+	revocations   token.Revocations
+	tokens        *tokens
+	customers     *limiter
+	anonymous     *limiter
+	verifications *limiter
+	ready         func(ctx context.Context, module string) (bool, any)
+	modules       map[string]bool
+	extra         []extra
+	metrics       *metrics
+	table         atomic.Pointer[table]
+
+	draining atomic.Bool
+	drain    context.Context // ends when draining starts; streams live by it
+	endDrain context.CancelFunc
+}
+
+// extra is a handler beside the modules.
+type extra struct {
+	path  string
+	route *route // for logs and metrics
+}
+
+// New makes the gateway of a process.
+func New(cfg Config, o Options) (*Gateway, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	trusted, err := networks(cfg.TrustedProxies)
+	if err != nil {
+		return nil, err
+	}
+	if o.Local == nil {
+		return nil, errors.New("proxy: there is nobody to answer for the modules")
+	}
+	g := &Gateway{
+		cfg: cfg, log: o.Log, clock: o.Clock, tracer: o.Tracer, trusted: trusted, hosts: map[string]bool{}, verifier: o.Verifier,
+		revocations: o.Revocations, tokens: newTokens(cachedTokens), ready: o.Ready, modules: map[string]bool{},
+		customers: newLimiter(cfg.Rate.Customer, cfg.Rate.Clients), anonymous: newLimiter(cfg.Rate.Anonymous, cfg.Rate.Clients),
+		verifications: newLimiter(cfg.Rate.Anonymous, cfg.Rate.Clients),
+	}
+	if g.log == nil {
+		g.log = slog.New(slog.DiscardHandler)
+	}
+	if g.clock == nil {
+		g.clock = clock.System{}
+	}
+	for _, h := range cfg.Hosts {
+		g.hosts[h] = true
+	}
+	if g.metrics, err = newMetrics(o.Registry); err != nil {
+		return nil, err
+	}
+	local := &target{placement: "local", handler: o.Local}
+	limits := map[string]*limiter{"login": newLimiter(cfg.Rate.Login, cfg.Rate.Clients)}
+	t, err := buildTable(1, o.Modules, func(string) *target { return local }, limits, cfg.Limits.BodyBytes)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range t.routes {
+		g.metrics.bind(r)
+	}
+	for _, m := range o.Modules {
+		g.modules[m.Name] = true
+	}
+	g.table.Store(t)
+	for path, h := range o.Extra {
+		if h == nil || !strings.HasPrefix(path, "/") || path != "/" && strings.HasSuffix(path, "/") || path == "/api" || strings.HasPrefix(path, "/api/") {
+			return nil, fmt.Errorf("proxy: %q cannot be the path of a handler beside the modules", path)
+		}
+		r := &route{Route: module.Route{ID: path, Path: path, Class: module.Read}, target: &target{placement: "local", handler: h}, maxBody: cfg.Limits.BodyBytes}
+		g.metrics.bind(r)
+		g.extra = append(g.extra, extra{path: path, route: r})
+	}
+	slices.SortFunc(g.extra, func(a, b extra) int { return len(b.path) - len(a.path) })
+	g.drain, g.endDrain = context.WithCancel(context.Background())
+	return g, nil
+}
+
+// Drain prepares for the end: /readyz says 503 from now on, so that nobody sends more, streams end with a hint to
+// come back, and answers close their connection. What is in flight goes on.
+func (g *Gateway) Drain() {
+	g.draining.Store(true)
+	g.endDrain()
+}
+
+// ServeHTTP takes a request through the steps that the package describes.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	c := g.clientOf(r)
+
+	id := ""
+	if given := r.Header["X-Request-Id"]; len(given) == 1 && saneID(given[0]) {
+		id = given[0]
+	} else {
+		id = message.NewID()
+	}
+	ctx := telemetry.WithCorrelation(r.Context(), id)
+	if g.tracer != nil && len(r.Header["Traceparent"]) > 0 {
+		ctx = telemetry.ExtractHeader(ctx, r.Header)
+	}
+
+	x := &exchange{answer: answer{ResponseWriter: w}, g: g, client: c, start: start, path: r.URL.Path, method: r.Method[:min(len(r.Method), 16)]}
+	if r.ContentLength != 0 {
+		// The body has its time from here on, also where net/http itself reads the rest of one that was refused.
+		x.deadline(time.Now().Add(g.cfg.Limits.ReadBody))
+	}
+	h := w.Header()
+	h["X-Request-Id"] = []string{id}
+	protect(h, c.secure)
+	if g.draining.Load() {
+		h["Connection"] = closing
+	}
+	var span trace.Span
+	if g.tracer != nil {
+		ctx, span = g.tracer.Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer))
+	}
+	// finish comes last, also after a panic: every request is counted and logged.
+	defer x.finish(ctx, span)
+	x.serve(ctx, r)
+}
+
+// exchange is one request on its way.
+type exchange struct {
+	answer answer
+	g      *Gateway
+	client client
+	start  time.Time
+	path   string // as it came, for the log
+	method string // as it came
+	epoch  uint64
+	route  *route // nil if there is none
+	who    identity.Identity
+	abort  bool // the answer is cut off
+}
+
+func (x *exchange) fail(ctx context.Context, err error) {
+	p, retry := rest.NewProblem(ctx, err)
+	if retry == 0 && p.Status == http.StatusTooManyRequests {
+		retry = 1
+	}
+	if p.Status == http.StatusUnauthorized {
+		challenge := `Bearer realm="banyan"`
+		if errs.KindOf(err) == errs.Unauthenticated && err != errSignIn {
+			challenge += `, error="invalid_token"`
+		}
+		x.answer.Header().Set("WWW-Authenticate", challenge)
+	}
+	x.problem(p, retry)
+}
+
+// deadline is until when the body may take; the zero time is for ever. The writers of some tests have none.
+func (x *exchange) deadline(t time.Time) {
+	_ = http.NewResponseController(x.answer.ResponseWriter).SetReadDeadline(t)
+}
+
+func (x *exchange) problem(p *rest.Problem, retry int) {
+	rest.WriteProblem(&x.answer, p, retry)
+}
+
+func newProblem(ctx context.Context, status int, kind errs.Kind, detail string) *rest.Problem {
+	return &rest.Problem{
+		Type: "about:blank", Title: http.StatusText(status), Status: status, Kind: kind, Detail: detail, RequestID: telemetry.Correlation(ctx),
+	}
+}
+
+// errSignIn: the route needs a caller and there is none.
+var errSignIn = errs.New(errs.Unauthenticated, "sign in first")
+
+func (x *exchange) serve(ctx context.Context, r *http.Request) {
+	g := x.g
+	path, err := canonicalPath(r.URL)
+	if err == nil {
+		err = checkQuery(r.URL.RawQuery)
+	}
+	if err != nil {
+		x.fail(ctx, err)
+		return
+	}
+	// Probes ask by address, so they are answered whatever the host.
+	if path == "/healthz" || path == "/readyz" {
+		x.probe(ctx, r, path)
+		return
+	}
+	if !g.allowsHost(r.Host) {
+		x.problem(newProblem(ctx, http.StatusMisdirectedRequest, errs.Malformed, "this host is not served here"), 0)
+		return
+	}
+	crossOrigin := g.allowOrigin(x.answer.Header(), r.Header)
+	cleanHeader(r.Header)
+
+	if !strings.HasPrefix(path, "/api/") {
+		x.beside(ctx, r, path)
+		return
+	}
+	t := g.table.Load()
+	x.epoch = t.epoch
+	place := t.root.find(path)
+	if place == nil {
+		x.unknown(ctx, errs.New(errs.NotFound, "there is nothing at this path"))
+		return
+	}
+	rt := place.route(r.Method)
+	if rt == nil {
+		if r.Method == http.MethodOptions {
+			g.options(&x.answer, r, place.allow, crossOrigin)
+			return
+		}
+		x.answer.Header().Set("Allow", place.allow)
+		x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes "+place.allow), 0)
+		return
+	}
+	x.route = rt
+	if err := x.admit(ctx, r); err != nil {
+		x.fail(ctx, err)
+		return
+	}
+	request := rest.Request{
+		Method: rt.Method, Route: rt.Path, Path: path, Query: r.URL.RawQuery, Subject: x.who.Subject, ClientIP: x.client.text,
+		BodyHash: noBody, Money: rt.Money,
+	}
+	if rt.Class == module.Write {
+		if request.IdempotencyKey, err = idempotencyKey(r.Header); err != nil {
+			x.fail(ctx, err)
+			return
+		}
+	}
+	var p *rest.Problem
+	if request.BodyHash, p = x.readBody(ctx, r); p != nil {
+		x.problem(p, 0)
+		return
+	}
+	if x.who.Subject != "" {
+		ctx = identity.With(ctx, x.who)
+	}
+	x.forward(rest.WithRequest(ctx, request), r, path)
+}
+
+// admit finds out who asks, and whether it may, and whether it asks too often.
+func (x *exchange) admit(ctx context.Context, r *http.Request) error {
+	g, rt := x.g, x.route
+	now := g.clock.Now()
+	var err error
+	if x.who, err = g.authenticate(r.Header, x.client, now); err != nil {
+		// A public route works without a token, so it works with one that proves nothing: a client whose token has
+		// expired must be able to renew it.
+		if !errs.Is(err, errs.Unauthenticated) || rt.Auth != identity.Anonymous {
+			return err
+		}
+	}
+	// The module learns who asks from the context alone.
+	delete(r.Header, "Authorization")
+
+	h := x.answer.Header()
+	exempt := x.who.Role.Includes(identity.Staff)
+	switch {
+	case exempt:
+	case x.who.Subject != "":
+		if g.customers != nil {
+			err = g.customers.check(h, x.who.Subject, now)
+		} else {
+			err = nil
+		}
+	default:
+		err = nil
+		if g.anonymous != nil {
+			err = g.anonymous.check(h, x.client.key, now)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if rt.limit != nil && !exempt {
+		if err := rt.limit.check(h, x.client.key, now); err != nil {
+			return err
+		}
+	}
+	if rt.Auth == identity.Anonymous {
+		return nil
+	}
+	if x.who.Subject == "" {
+		return errSignIn
+	}
+	if !x.who.Role.Includes(rt.Auth) {
+		return errs.New(errs.Forbidden, "this needs the role %s", rt.Auth)
+	}
+	return nil
+}
+
+// unknown answers for what is not there. It counts as anonymous use, so that paths cannot be tried at will.
+func (x *exchange) unknown(ctx context.Context, err error) {
+	if x.g.anonymous != nil {
+		if limited := x.g.anonymous.check(x.answer.Header(), x.client.key, x.g.clock.Now()); limited != nil {
+			err = limited
+		}
+	}
+	x.fail(ctx, err)
+}
+
+// beside answers what no module does.
+func (x *exchange) beside(ctx context.Context, r *http.Request, path string) {
+	for _, e := range x.g.extra {
+		if path != e.path && (e.path == "/" || !strings.HasPrefix(path, e.path) || path[len(e.path)] != '/') {
+			continue
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			x.answer.Header().Set("Allow", "GET, HEAD")
+			x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes GET, HEAD"), 0)
+			return
+		}
+		x.route = e.route
+		if x.g.anonymous != nil {
+			if err := x.g.anonymous.check(x.answer.Header(), x.client.key, x.g.clock.Now()); err != nil {
+				x.fail(ctx, err)
+				return
+			}
+		}
+		delete(r.Header, "Authorization")
+		x.forward(ctx, r, path)
+		return
+	}
+	x.unknown(ctx, errs.New(errs.NotFound, "there is nothing at this path"))
+}
+
+// forward hands the request to its target, in the one form that was matched.
+func (x *exchange) forward(ctx context.Context, r *http.Request, path string) {
+	stream := x.route.Class == module.Stream
+	if stream {
+		// A stream ends when its client goes or when we drain, and at no other time.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(x.g.drain, cancel)()
+		_ = http.NewResponseController(&x.answer).SetWriteDeadline(time.Time{})
+	} else {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, x.g.cfg.Limits.Request)
+		defer cancel()
+	}
+	request := r.WithContext(ctx)
+	if u := r.URL; u.RawPath != "" || u.Host != "" || u.Scheme != "" || u.User != nil {
+		// Escapes that need not be, or the absolute form: what was matched is what is sent on.
+		plain := *u
+		plain.Path, plain.RawPath, plain.Scheme, plain.Host, plain.User = path, "", "", "", nil
+		request.URL, request.RequestURI = &plain, plain.RequestURI()
+	}
+	if x.client.proxied {
+		request.RemoteAddr = netip.AddrPortFrom(x.client.addr, 0).String()
+	}
+	if r.Method == http.MethodHead {
+		// The module knows GET; the server itself keeps the body back.
+		request.Method = http.MethodGet
+	}
+	x.route.target.handler.ServeHTTP(&x.answer, request)
+	if stream && x.g.draining.Load() && strings.HasPrefix(x.answer.Header().Get("Content-Type"), "text/event-stream") {
+		// All the streams end at once; they shall not all come back at once.
+		_, _ = x.answer.Write([]byte("retry: " + strconv.Itoa(500+rand.IntN(2500)) + "\n\n"))
+		x.answer.Flush()
+	}
+}

@@ -1,0 +1,181 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/banyan-go/banyan/internal/errs"
+)
+
+// answer watches what is answered.
+type answer struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+// WriteHeader notes the status; those of 1xx come before the real one.
+func (a *answer) WriteHeader(status int) {
+	if a.status == 0 && status >= 200 {
+		a.status = status
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+// Write counts.
+func (a *answer) Write(b []byte) (int, error) {
+	if a.status == 0 {
+		a.status = http.StatusOK
+	}
+	n, err := a.ResponseWriter.Write(b)
+	a.bytes += int64(n)
+	return n, err
+}
+
+// Flush sends what there is: streams need it.
+func (a *answer) Flush() {
+	if a.status == 0 {
+		a.status = http.StatusOK
+	}
+	_ = http.NewResponseController(a.ResponseWriter).Flush()
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "banyan_http_requests_total", Help: "Requests answered, by class of status.",
+		}, []string{"module", "route", "method", "status"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "banyan_http_request_duration_seconds", Help: "Time to answer a request; streams are not in it.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"module", "route", "method"}),
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.requests, m.duration} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) bind(r *route) {
+	r.metrics.duration = m.duration.WithLabelValues(r.module, r.Path, r.Method)
+}
+
+var classes = [6]string{"", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+func (m *metrics) count(r *route, method string, status int) {
+	class := status / 100
+	if class < 1 || class > 5 {
+		class = 5
+	}
+	if r == nil {
+		// What a client makes up must not become a label.
+		if !slices.Contains(methods, method) {
+			method = "other"
+		}
+		m.requests.WithLabelValues("", "", method, classes[class]).Inc()
+		return
+	}
+	counter := r.metrics.classes[class].Load()
+	if counter == nil {
+		made := m.requests.WithLabelValues(r.module, r.Path, r.Method, classes[class])
+		counter = &made
+		r.metrics.classes[class].Store(counter)
+	}
+	(*counter).Inc()
+}
+
+// finish counts and logs the request, whatever became of it. It recovers a panic: the client gets a 500 without the
+// stack or, if a part of the answer is out already, a connection that is cut, so that nothing looks complete that is
+// not. http.ErrAbortHandler is how a handler asks for just that.
+func (x *exchange) finish(ctx context.Context, span trace.Span) {
+	g := x.g
+	cut := false
+	if v := recover(); v != nil {
+		if v != http.ErrAbortHandler {
+			g.log.LogAttrs(ctx, slog.LevelError, "panic", slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+		}
+		if v == http.ErrAbortHandler || x.answer.status != 0 {
+			cut = true
+		} else {
+			x.problem(newProblem(ctx, http.StatusInternalServerError, errs.Internal, ""), 0)
+		}
+	}
+	if x.answer.status == 0 {
+		x.answer.status = http.StatusOK // net/http says so when nothing is written
+	}
+	status, taken := x.answer.status, time.Since(x.start)
+	if cut {
+		status = http.StatusInternalServerError
+	}
+	g.metrics.count(x.route, x.method, status)
+	if x.route != nil && x.route.Class != "stream" {
+		x.route.metrics.duration.Observe(taken.Seconds())
+	}
+	if span != nil {
+		x.describe(span, status)
+	}
+	if g.cfg.AccessLog && g.log.Enabled(ctx, slog.LevelInfo) {
+		x.log(ctx, status, taken, cut)
+	}
+	if cut {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (x *exchange) log(ctx context.Context, status int, taken time.Duration, cut bool) {
+	attrs := make([]slog.Attr, 0, 10)
+	attrs = append(attrs, slog.String("method", x.method))
+	if x.route != nil {
+		attrs = append(attrs, slog.String("route", x.route.Path), slog.String("module", x.route.module), slog.String("placement", x.route.target.placement))
+	} else {
+		attrs = append(attrs, slog.String("path", x.path[:min(len(x.path), 200)]))
+	}
+	attrs = append(attrs, slog.Int("status", status), slog.Int64("bytes", x.answer.bytes),
+		slog.Float64("duration_ms", float64(taken.Microseconds())/1000), slog.Uint64("epoch", x.epoch))
+	if x.who.Subject != "" {
+		attrs = append(attrs, slog.String("subject", x.who.Subject))
+	}
+	if cut {
+		attrs = append(attrs, slog.Bool("aborted", true))
+	}
+	x.g.log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
+}
+
+func (x *exchange) describe(span trace.Span, status int) {
+	defer span.End()
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(attribute.String("http.request.method", x.method), attribute.Int("http.response.status_code", status),
+		attribute.String("url.path", x.path))
+	if x.route != nil {
+		span.SetName(x.method + " " + x.route.Path)
+		span.SetAttributes(attribute.String("http.route", x.route.Path), attribute.String("banyan.module", x.route.module),
+			attribute.String("banyan.placement", x.route.target.placement))
+	}
+	if status >= 500 {
+		span.SetStatus(codes.Error, http.StatusText(status))
+	}
+}

@@ -1,0 +1,70 @@
+#!/bin/sh
+# Everything that has to hold before a change is taken: format, vet, staticcheck, all tests on both engines, and the
+# race detector over the platform. One PostgreSQL serves the whole run.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ "${1:-}" != inside ]; then
+	if ! command -v go >/dev/null 2>&1; then
+		echo "go is not in PATH: install Go $(sed -n 's/^go //p' go.mod) or newer from https://go.dev/dl/" >&2
+		exit 1
+	fi
+	scripts/postgres.sh
+	# Built, not `go run`: that would turn every exit code into 1 and sit between us and a signal.
+	mkdir -p .bin
+	go build -o .bin/withpostgres ./internal/testinfra/withpostgres
+	BANYAN_TEST_REQUIRE=1 exec .bin/withpostgres "$0" inside
+fi
+
+began=$(date +%s)
+budget=${BANYAN_TEST_BUDGET:-840} # seconds for the whole run
+step() { echo "== $* ($(($(date +%s) - began)) s)"; }
+
+step "gofmt"
+unformatted=$(gofmt -l .)
+if [ -n "$unformatted" ]; then
+	echo "not formatted (run gofmt -w):" >&2
+	echo "$unformatted" >&2
+	exit 1
+fi
+
+step "go vet"
+go vet ./...
+
+step "staticcheck"
+go tool staticcheck ./...
+
+step "go test"
+go test -p 2 -timeout 10m ./...
+
+# The race detector is several times slower, so it runs over the platform, where goroutines meet, in what is left
+# of the time; `make race` runs it over everything.
+left=$((budget - ($(date +%s) - began)))
+if [ "$(go env CGO_ENABLED)" != 1 ] || ! command -v "$(go env CC)" >/dev/null 2>&1; then
+	echo "== race: left out, the race detector needs a C compiler (apt-get install gcc)"
+	exit 0
+fi
+if [ "$left" -lt 120 ]; then
+	echo "== race: left out, only $left s of $budget s are left (make race)"
+	exit 0
+fi
+step "race, internal and proxy, at most $left s"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+packages="./internal/..."
+if [ -n "$(go list ./proxy/... 2>/dev/null)" ]; then
+	packages="$packages ./proxy/..."
+fi
+code=0
+# shellcheck disable=SC2086 # the packages are words
+timeout --signal=INT --kill-after=20 "$left" go test -race -short -p 2 -timeout 10m $packages >"$log" 2>&1 || code=$?
+cat "$log"
+if { [ "$code" = 124 ] || [ "$code" = 137 ]; } && ! grep -q -e '^WARNING: DATA RACE' -e '^--- FAIL' -e '^panic:' -e '^FAIL.*s$' "$log"; then
+	echo "== race: not through after $left s, nothing found in what ran (make race runs all of it)"
+	code=0
+fi
+if [ "$code" != 0 ]; then
+	echo "== FAILED under the race detector" >&2
+	exit 1
+fi
+step "all passed"
