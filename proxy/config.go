@@ -26,7 +26,7 @@ type Limits struct {
 	BodyBytes   int64         `mapstructure:"body_bytes"`  // unless the route says otherwise
 	ReadHeader  time.Duration `mapstructure:"read_header"` // time to send the header
 	ReadBody    time.Duration `mapstructure:"read_body"`   // time to send the body
-	Request     time.Duration `mapstructure:"request"`     // time to be answered; streams have none
+	Request     time.Duration `mapstructure:"request"`     // time to be answered; 0 is without end; streams have none
 	Write       time.Duration `mapstructure:"write"`       // time to take the answer; streams have none
 	Idle        time.Duration `mapstructure:"idle"`        // time until a connection that is not used is closed
 }
@@ -96,6 +96,9 @@ func (c Config) Validate() error {
 		{"read_header", c.Limits.ReadHeader}, {"read_body", c.Limits.ReadBody}, {"request", c.Limits.Request},
 		{"write", c.Limits.Write}, {"idle", c.Limits.Idle},
 	} {
+		if d.key == "request" && d.value == 0 {
+			continue
+		}
 		if d.value < time.Millisecond || d.value > time.Hour {
 			note("gateway.limits.%s: %s is not between 1ms and 1h", d.key, d.value)
 		}

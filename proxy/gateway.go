@@ -20,7 +20,6 @@ import (
 	"github.com/banyan-go/banyan/internal/clock"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/identity"
-	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
 	"github.com/banyan-go/banyan/internal/rest"
 	"github.com/banyan-go/banyan/internal/telemetry"
@@ -146,7 +145,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if given := r.Header["X-Request-Id"]; len(given) == 1 && saneID(given[0]) {
 		id = given[0]
 	} else {
-		id = message.NewID()
+		id = newID()
 	}
 	ctx := telemetry.WithCorrelation(r.Context(), id)
 	if g.tracer != nil && len(r.Header["Traceparent"]) > 0 {
@@ -385,7 +384,7 @@ func (x *exchange) forward(ctx context.Context, r *http.Request, path string) {
 		defer cancel()
 		defer context.AfterFunc(x.g.drain, cancel)()
 		_ = http.NewResponseController(&x.answer).SetWriteDeadline(time.Time{})
-	} else {
+	} else if x.g.cfg.Limits.Request > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, x.g.cfg.Limits.Request)
 		defer cancel()

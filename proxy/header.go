@@ -1,6 +1,9 @@
 package proxy
 
 import (
+	"encoding/binary"
+	"encoding/hex"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 )
@@ -84,4 +87,14 @@ func saneID(id string) bool {
 		}
 	}
 	return true
+}
+
+// newID is a request id: 128 bits that nothing but the log and the answers rely on.
+func newID() string {
+	var raw [16]byte
+	binary.BigEndian.PutUint64(raw[:8], rand.Uint64())
+	binary.BigEndian.PutUint64(raw[8:], rand.Uint64())
+	var text [32]byte
+	hex.Encode(text[:], raw[:])
+	return string(text[:])
 }

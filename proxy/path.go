@@ -84,7 +84,7 @@ func checkQuery(q string) error {
 		case c < ' ' || c == 0x7f:
 			return errs.New(errs.Malformed, "the query contains a control character")
 		case c == '%':
-			if i+2 >= len(q) || !hex(q[i+1]) || !hex(q[i+2]) {
+			if i+2 >= len(q) || !hexDigit(q[i+1]) || !hexDigit(q[i+2]) {
 				return errs.New(errs.Malformed, "the query contains a broken escape")
 			}
 			if q[i+1] == '0' && q[i+2] == '0' {
@@ -95,6 +95,6 @@ func checkQuery(q string) error {
 	return nil
 }
 
-func hex(c byte) bool {
+func hexDigit(c byte) bool {
 	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f'
 }

@@ -213,7 +213,7 @@ func (b *Bus) Open(ctx context.Context) error {
 		p := b.parts[name]
 		p.store.Watch(unit.Hooks{
 			Subscribers: b.subscribersOf,
-			Sent:        func(subs []string, first int64) { b.sent(p, subs, first) },
+			Sent:        func(d []unit.Delivery, inOrder bool) { b.sent(p, d, inOrder) },
 			Due:         func(time.Time) { p.timers.Wake() },
 			Effect:      p.timers.Effect,
 		})
@@ -436,8 +436,8 @@ func (b *Bus) own(ctx context.Context, p *part) {
 }
 
 // sent wakes the relay: this process's if it holds the lease, else the holder's by a notification.
-func (b *Bus) sent(p *part, subscribers []string, first int64) {
-	p.relay.Wake(subscribers, first)
+func (b *Bus) sent(p *part, deliveries []unit.Delivery, inOrder bool) {
+	p.relay.Sent(deliveries, inOrder)
 	if p.store.DB().Dialect() == database.Postgres && !p.lease.Held() {
 		b.notify(p)
 	}

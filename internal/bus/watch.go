@@ -50,7 +50,7 @@ func (b *Bus) notified(ctx context.Context) {
 	err := b.opts.Control.Listen(ctx, channel, func(module string) {
 		for name, p := range b.parts {
 			if module == "" || module == name {
-				p.relay.Wake(b.targets(p), 0)
+				p.relay.Wake(0)
 				p.timers.Wake()
 			}
 		}

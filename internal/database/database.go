@@ -156,6 +156,7 @@ type options struct {
 	repeatable bool // finds its own traces, so it may run again after a lost commit
 	lazy       bool // may wait for another unit of work to share its commit
 	relaxed    bool // PostgreSQL: commit without waiting for the disk
+	committed  func()
 }
 
 // Option says something about a unit of work.
@@ -168,6 +169,10 @@ func Repeatable(o *options) { o.repeatable = true }
 // Lazy: losing the unit of work in a crash does no harm and nobody waits for it. It shares the commit of
 // another one, or comes a little later.
 func Lazy(o *options) { o.lazy, o.relaxed = true, true }
+
+// Committed calls fn once the unit of work is durable, before Write returns. On SQLite the calls come one after another in
+// the order of the commits; fn must be quick and must not write.
+func Committed(fn func()) Option { return func(o *options) { o.committed = fn } }
 
 // Name is the module whose store it is.
 func (d *DB) Name() string { return d.name }

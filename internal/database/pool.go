@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"database/sql"
+	"sync"
 	"time"
 
 	"gorm.io/gorm"
@@ -57,4 +58,50 @@ func bind(base *gorm.DB, ctx context.Context, pool gorm.ConnPool) *gorm.DB {
 	tx := base.Session(&gorm.Session{NewDB: true, Context: ctx, SkipDefaultTransaction: true})
 	tx.Statement.ConnPool = pool
 	return tx
+}
+
+// preparedPool keeps statements prepared on each connection of the pool; SQLite's parser costs more than most of our
+// queries. pgx does the same for PostgreSQL by itself.
+type preparedPool struct {
+	readPool
+	mu    sync.RWMutex
+	stmts map[string]*sql.Stmt
+}
+
+func (p *preparedPool) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	p.mu.RLock()
+	s := p.stmts[query]
+	p.mu.RUnlock()
+	if s != nil {
+		return s, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.stmts[query]; s != nil {
+		return s, nil
+	}
+	if len(p.stmts) >= maxPrepared {
+		return nil, nil // queries built from input; those of the code are known by then
+	}
+	s, err := p.DB.PrepareContext(ctx, query)
+	if err == nil {
+		p.stmts[query] = s
+	}
+	return s, err
+}
+
+func (p *preparedPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := p.prepared(ctx, query)
+	if err != nil || s == nil {
+		return p.readPool.QueryContext(ctx, query, args...)
+	}
+	return s.QueryContext(ctx, normal(args)...)
+}
+
+func (p *preparedPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	s, err := p.prepared(ctx, query)
+	if err != nil || s == nil {
+		return p.readPool.QueryRowContext(ctx, query, args...)
+	}
+	return s.QueryRowContext(ctx, normal(args)...)
 }

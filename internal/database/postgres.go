@@ -132,6 +132,9 @@ func (e *postgresEngine) attempt(ctx context.Context, opts options, fn func(tx *
 	var refused *pgconn.PgError
 	switch {
 	case err == nil:
+		if opts.committed != nil {
+			opts.committed()
+		}
 		return nil, false
 	case errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil:
 		return contextError(ctx.Err()), false // database/sql rolled back before the commit was sent

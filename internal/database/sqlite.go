@@ -37,7 +37,7 @@ type sqliteEngine struct {
 	base   *gorm.DB
 	reads  *sql.DB
 	log    *slog.Logger
-	stmts  map[string]*sql.Stmt // prepared on conn
+	stmts  map[string]*statement // prepared on conn
 
 	jobs chan *job
 	quit chan struct{}
@@ -72,7 +72,7 @@ func openSQLite(ctx context.Context, path, module string, log *slog.Logger) (*DB
 	if err != nil {
 		return nil, err
 	}
-	e := &sqliteEngine{lock: lock, log: log, stmts: map[string]*sql.Stmt{}, jobs: make(chan *job, maxGroup), quit: make(chan struct{}), done: make(chan struct{})}
+	e := &sqliteEngine{lock: lock, log: log, stmts: map[string]*statement{}, jobs: make(chan *job, maxGroup), quit: make(chan struct{}), done: make(chan struct{})}
 	ok := false
 	defer func() {
 		if !ok {
@@ -98,7 +98,7 @@ func openSQLite(ctx context.Context, path, module string, log *slog.Logger) (*DB
 	e.reads.SetMaxOpenConns(maxReaders)
 	e.reads.SetMaxIdleConns(1)
 	e.reads.SetConnMaxIdleTime(5 * time.Second)
-	reader, err := gorm.Open(gormlite.OpenDB(readPool{e.reads}), gormConfig(log))
+	reader, err := gorm.Open(gormlite.OpenDB(&preparedPool{readPool: readPool{e.reads}, stmts: map[string]*sql.Stmt{}}), gormConfig(log))
 	if err != nil {
 		return nil, err
 	}
@@ -240,8 +240,7 @@ func (e *sqliteEngine) commit(group []*job) {
 // attempt runs the group once. With an error nothing of it is in the file, and the jobs that it returns are to
 // run again.
 func (e *sqliteEngine) attempt(group []*job) (again []*job, err error) {
-	bg := context.Background()
-	if _, err := e.conn.ExecContext(bg, "BEGIN IMMEDIATE"); err != nil {
+	if err := e.exec("BEGIN IMMEDIATE"); err != nil {
 		return group, sqliteError(err)
 	}
 	wrote := false
@@ -251,9 +250,12 @@ func (e *sqliteEngine) attempt(group []*job) (again []*job, err error) {
 			j.err = contextError(err)
 			continue
 		}
-		if _, err := e.conn.ExecContext(bg, "SAVEPOINT u"); err != nil {
-			e.rollback()
-			return group, sqliteError(err)
+		// The only one of a group needs no savepoint: the transaction is its own.
+		if len(group) > 1 {
+			if err := e.exec("SAVEPOINT u"); err != nil {
+				e.rollback()
+				return group, sqliteError(err)
+			}
 		}
 		j.err = e.runJob(j)
 		if e.gone() {
@@ -266,32 +268,38 @@ func (e *sqliteEngine) attempt(group []*job) (again []*job, err error) {
 			rest = append(append(rest, group[:i]...), group[i+1:]...)
 			return rest, j.err
 		}
-		end := "RELEASE u"
-		if j.err != nil {
-			end = "ROLLBACK TO u"
-		} else {
-			wrote = true
+		wrote = wrote || j.err == nil
+		if len(group) == 1 {
+			continue
 		}
-		if _, err := e.conn.ExecContext(bg, end); err != nil {
+		if err := e.endSavepoint(j.err != nil); err != nil {
 			e.rollback()
 			return group, sqliteError(err)
-		}
-		if j.err != nil {
-			if _, err := e.conn.ExecContext(bg, "RELEASE u"); err != nil {
-				e.rollback()
-				return group, sqliteError(err)
-			}
 		}
 	}
 	if !wrote {
 		e.rollback()
 		return nil, nil
 	}
-	if _, err := e.conn.ExecContext(bg, "COMMIT"); err != nil {
+	if err := e.exec("COMMIT"); err != nil {
 		e.rollback()
 		return group, sqliteError(err)
 	}
+	for _, j := range group {
+		if j.err == nil && j.opts.committed != nil {
+			j.opts.committed()
+		}
+	}
 	return nil, nil
+}
+
+func (e *sqliteEngine) endSavepoint(undo bool) error {
+	if undo {
+		if err := e.exec("ROLLBACK TO u"); err != nil {
+			return err
+		}
+	}
+	return e.exec("RELEASE u")
 }
 
 func (e *sqliteEngine) runJob(j *job) (err error) {
@@ -318,7 +326,7 @@ func (e *sqliteEngine) gone() bool {
 
 func (e *sqliteEngine) rollback() {
 	if !e.gone() {
-		if _, err := e.conn.ExecContext(context.Background(), "ROLLBACK"); err != nil {
+		if err := e.exec("ROLLBACK"); err != nil {
 			e.log.Error("rollback", "error", err)
 		}
 	}
@@ -409,23 +417,37 @@ func (p *writePool) ExecContext(_ context.Context, query string, args ...any) (s
 	return stmt.ExecContext(context.Background(), normal(args)...)
 }
 
+// QueryContext keeps the statement prepared too, unless an earlier run of it is still being read.
 func (p *writePool) QueryContext(_ context.Context, query string, args ...any) (*sql.Rows, error) {
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	rows, err := p.engine.conn.QueryContext(context.Background(), query, normal(args)...)
-	if err == nil {
-		p.rows = append(p.rows, rows)
+	stmt, err := p.engine.prepared(query)
+	if err != nil {
+		return nil, err
 	}
-	return rows, err
+	if stmt.reading() {
+		rows, err := p.engine.conn.QueryContext(context.Background(), query, normal(args)...)
+		if err == nil {
+			p.rows = append(p.rows, rows)
+		}
+		return rows, err
+	}
+	if stmt.rows, err = stmt.QueryContext(context.Background(), normal(args)...); err == nil {
+		p.rows = append(p.rows, stmt.rows)
+	}
+	return stmt.rows, err
 }
 
 func (p *writePool) QueryRowContext(_ context.Context, query string, args ...any) *sql.Row {
-	ctx := context.Background()
 	if p.check() != nil {
-		ctx = p.ctx // already over: the row carries its error, and nothing reaches the connection
+		return p.engine.conn.QueryRowContext(p.ctx, query) // the row carries the error, and nothing reaches the connection
 	}
-	return p.engine.conn.QueryRowContext(ctx, query, normal(args)...)
+	stmt, err := p.engine.prepared(query)
+	if err != nil || stmt.reading() {
+		return p.engine.conn.QueryRowContext(context.Background(), query, normal(args)...)
+	}
+	return stmt.QueryRowContext(context.Background(), normal(args)...)
 }
 
 // close ends what a unit of work forgot to end.
@@ -437,7 +459,25 @@ func (p *writePool) close() {
 
 const maxPrepared = 256
 
-func (e *sqliteEngine) prepared(query string) (*sql.Stmt, error) {
+// statement is prepared on the writer's connection.
+type statement struct {
+	*sql.Stmt
+	rows *sql.Rows // of its last run
+}
+
+// reading says whether the rows of the last run are still open: running it again would end them.
+func (s *statement) reading() bool {
+	if s.rows == nil {
+		return false
+	}
+	if _, err := s.rows.Columns(); err != nil {
+		s.rows = nil
+		return false
+	}
+	return true
+}
+
+func (e *sqliteEngine) prepared(query string) (*statement, error) {
 	if s := e.stmts[query]; s != nil {
 		return s, nil
 	}
@@ -447,11 +487,24 @@ func (e *sqliteEngine) prepared(query string) (*sql.Stmt, error) {
 	}
 	if len(e.stmts) >= maxPrepared {
 		for q, old := range e.stmts { // any will do: what is used often comes back
+			if old.reading() {
+				continue
+			}
 			_ = old.Close()
 			delete(e.stmts, q)
 			break
 		}
 	}
-	e.stmts[query] = s
-	return s, nil
+	e.stmts[query] = &statement{Stmt: s}
+	return e.stmts[query], nil
+}
+
+// exec runs a statement of the writer itself.
+func (e *sqliteEngine) exec(query string) error {
+	s, err := e.prepared(query)
+	if err != nil {
+		return err
+	}
+	_, err = s.ExecContext(context.Background())
+	return err
 }

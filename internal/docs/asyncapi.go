@@ -34,10 +34,6 @@ func AsyncAPI(modules []module.Descriptor, version string) ([]byte, error) {
 	for _, c := range g.calls {
 		w.operation(c)
 	}
-	schemas, err := w.schemas()
-	if err != nil {
-		return nil, err
-	}
 	tags := make([]object, len(modules))
 	for i, m := range modules {
 		tags[i] = object{"name": m.Name, "description": m.Summary}
@@ -56,7 +52,7 @@ func AsyncAPI(modules []module.Descriptor, version string) ([]byte, error) {
 		"operations":         w.operations,
 		"components": object{
 			"messages": w.messages,
-			"schemas":  schemas,
+			"schemas":  w.schemas(),
 			"messageTraits": object{
 				"envelope": object{"headers": envelope(), "correlationId": object{
 					"location": "$message.header#/ce_correlationid", "description": "Ties together everything that one request causes.",
@@ -72,7 +68,6 @@ func AsyncAPI(modules []module.Descriptor, version string) ([]byte, error) {
 type asyncWriter struct {
 	registry                       huma.Registry
 	channels, messages, operations object
-	personal                       map[reflect.Type]bool // message types that name a subject
 }
 
 // envelope describes the headers of events and commands: CloudEvents 1.0 in binary mode.
@@ -118,9 +113,6 @@ func replyName(query string) string { return query + ".reply" }
 
 func (w *asyncWriter) message(name string, payload any, kind, trait string) string {
 	t := reflect.TypeOf(payload)
-	if _, ok := payload.(message.Personal); ok {
-		w.personal[t] = true
-	}
 	w.messages[name] = object{
 		"name": name, "title": t.Name(), "summary": strings.ToUpper(kind[:1]) + kind[1:] + " " + t.Name(), "contentType": "application/json",
 		"payload": w.registry.Schema(t, true, t.Name()),
@@ -168,7 +160,7 @@ func ref(parts ...string) object {
 
 // schemas are those of the payloads. Huma's are made for requests, where unknown fields are refused; messages
 // ignore them.
-func (w *asyncWriter) schemas() (object, error) {
+func (w *asyncWriter) schemas() object {
 	all := object{}
 	for name, s := range w.registry.Map() {
 		if s.AdditionalProperties == false {
@@ -186,7 +178,7 @@ func (w *asyncWriter) schemas() (object, error) {
 		}
 		all[name] = s
 	}
-	return all, nil
+	return all
 }
 
 // schemaName puts the module before the name of a type, which may be that of a type of another module: catalog.Product.

@@ -159,13 +159,11 @@ func (b *Inbox) attempt(ctx context.Context, h *Handler, fn module.MessageHandle
 		outcome := Handled
 		err := b.store.Handle(ctx, &m, h.Name, func(ctx context.Context, w *unit.Work) error {
 			outcome = Handled
-			claimed := w.DB.Exec(`INSERT INTO inbox (handler, message_id, handled_at)
-				SELECT CAST(? AS TEXT), CAST(? AS TEXT), `+cast(w, "?")+` WHERE NOT EXISTS (SELECT 1 FROM parked_key WHERE handler = ? AND key = ?)
-				ON CONFLICT (handler, message_id) DO NOTHING`, h.Name, m.ID, w.Now(), h.Name, h.key(m))
-			if claimed.Error != nil {
-				return fmt.Errorf("inbox: %w", claimed.Error)
+			claimed, err := database.Statements(w.DB).Exec(claimFree[w.Dialect()], h.Name, m.ID, w.Now(), h.Name, h.key(m))
+			if err != nil {
+				return fmt.Errorf("inbox: %w", err)
 			}
-			if claimed.RowsAffected == 0 {
+			if claimed == 0 {
 				return errBehind
 			}
 			return fn(ctx, w, m)
@@ -181,12 +179,13 @@ func (b *Inbox) attempt(ctx context.Context, h *Handler, fn module.MessageHandle
 	}
 }
 
-// cast gives a bare parameter in a SELECT list its type on PostgreSQL.
-func cast(w *unit.Work, parameter string) string {
-	if w.Dialect() == database.Postgres {
-		return "CAST(" + parameter + " AS TIMESTAMPTZ)"
-	}
-	return parameter
+// claimFree inserts the inbox row of a message whose key is not parked. A bare parameter in a SELECT list has no type on
+// PostgreSQL until it is given one.
+var claimFree = map[database.Dialect]string{
+	database.SQLite: `INSERT INTO inbox (handler, message_id, handled_at) SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM parked_key WHERE handler = ? AND key = ?)
+		ON CONFLICT (handler, message_id) DO NOTHING`,
+	database.Postgres: `INSERT INTO inbox (handler, message_id, handled_at) SELECT CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TIMESTAMPTZ)
+		WHERE NOT EXISTS (SELECT 1 FROM parked_key WHERE handler = ? AND key = ?) ON CONFLICT (handler, message_id) DO NOTHING`,
 }
 
 // behind appends a message to its parked key, or finds that it is a duplicate; done is false if the key has

@@ -5,6 +5,9 @@
 // cursor: what is left is found by its row, also a row that committed late. Messages of one key go one after another to
 // a subscriber; the next one leaves when the one before is taken. Subscribers do not wait for each other: each has a
 // window of its own. The relay ends only with its context; errors make it try again.
+//
+// Where commits are announced in their order (SQLite), a subscriber that is not behind gets its messages from memory; a
+// read of the outbox costs as much as handling a message. Whoever is behind reads, and everybody does after a start.
 package relay
 
 import (
@@ -42,11 +45,9 @@ type Relay struct {
 	metrics *telemetry.Messages
 	log     *slog.Logger
 
-	mu      sync.Mutex
-	legs    map[string]*leg
-	running bool
-	marks   chan mark
-	oldest  atomic.Int64 // unix microseconds of the oldest pending message, 0 for none
+	legs   atomic.Pointer[map[string]*leg] // nil while the relay does not run
+	marks  chan mark
+	oldest atomic.Int64 // unix microseconds of the oldest pending message, 0 for none
 }
 
 type mark struct {
@@ -56,21 +57,31 @@ type mark struct {
 
 // New is the relay of a module. send returns nil once the subscriber has durably taken the message.
 func New(store *unit.Store, cfg Config, send func(ctx context.Context, subscriber string, m message.Message) error, metrics *telemetry.Messages, log *slog.Logger) *Relay {
-	return &Relay{store: store, cfg: cfg, send: send, metrics: metrics, log: log, legs: map[string]*leg{}, marks: make(chan mark, 1024)}
+	return &Relay{store: store, cfg: cfg, send: send, metrics: metrics, log: log, marks: make(chan mark, 1024)}
 }
 
-// Wake says that deliveries were committed, the first with outbox id first (0: unknown).
-func (r *Relay) Wake(subscribers []string, first int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.running {
-		return
+// Wake says that something was committed, perhaps with an outbox id as low as first (0: unknown).
+func (r *Relay) Wake(first int64) {
+	for _, l := range r.running() {
+		l.rewind(first)
 	}
-	for _, s := range subscribers {
-		if l := r.legs[s]; l != nil {
-			l.rewind(first)
+}
+
+// Sent says what was committed in this process. If inOrder the calls come in the order of the commits.
+func (r *Relay) Sent(deliveries []unit.Delivery, inOrder bool) {
+	legs := r.running()
+	for _, d := range deliveries {
+		if l := legs[d.Subscriber]; l != nil {
+			l.offer(d, inOrder)
 		}
 	}
+}
+
+func (r *Relay) running() map[string]*leg {
+	if legs := r.legs.Load(); legs != nil {
+		return *legs
+	}
+	return nil
 }
 
 // Oldest is when the oldest message was committed that a subscriber has not taken; false if there is none.
@@ -85,28 +96,20 @@ func (r *Relay) Run(ctx context.Context, subscribers []string) error {
 	work := context.WithoutCancel(ctx)
 	stop := make(chan struct{})
 	var legs, marker sync.WaitGroup
-	r.mu.Lock()
-	r.legs = map[string]*leg{}
-	for _, s := range subscribers {
-		l := &leg{relay: r, subscriber: s, wake: make(chan struct{}, 1), slots: make(chan struct{}, r.cfg.Workers), open: map[int64]bool{}, queues: map[string][]row{}}
+	list := map[string]*leg{}
+	for _, name := range subscribers {
+		l := &leg{relay: r, ctx: ctx, work: work, subscriber: name, wake: make(chan struct{}, 1), slots: make(chan struct{}, r.cfg.Workers), open: map[int64]bool{}, queues: map[string][]row{}}
 		l.wake <- struct{}{}
-		r.legs[s] = l
+		list[name] = l
 	}
-	r.running = true
-	list := make([]*leg, 0, len(r.legs))
-	for _, l := range r.legs {
-		list = append(list, l)
-	}
-	r.mu.Unlock()
+	r.legs.Store(&list)
 	for _, l := range list {
-		legs.Go(func() { l.run(ctx, work) })
+		legs.Go(l.run)
 	}
 	marker.Go(func() { r.mark(work, stop) })
 	legs.Go(func() { r.sweep(ctx, subscribers) })
 	legs.Wait()
-	r.mu.Lock()
-	r.running = false
-	r.mu.Unlock()
+	r.legs.Store(nil)
 	close(stop)
 	marker.Wait()
 	return nil
@@ -115,12 +118,16 @@ func (r *Relay) Run(ctx context.Context, subscribers []string) error {
 // leg is the way to one subscriber.
 type leg struct {
 	relay      *Relay
+	ctx        context.Context // ends when nothing new is to be sent
+	work       context.Context // of what is on its way
 	subscriber string
 	wake       chan struct{}
 	slots      chan struct{}
 
 	mu      sync.Mutex
 	from    int64            // rows below were read, or are announced when they appear
+	caught  bool             // everything announced so far was read: the next delivery may come from memory
+	missed  int              // announcements that came while it was not
 	open    map[int64]bool   // read and not yet marked; true once taken
 	pending int              // of them, not yet taken
 	queues  map[string][]row // by key; a key is here while a goroutine sends its messages
@@ -146,8 +153,37 @@ func (l *leg) rewind(to int64) {
 	if to < l.from {
 		l.from = to
 	}
+	l.caught = false
+	l.missed++
 	l.mu.Unlock()
 	l.nudge()
+}
+
+// offer takes a delivery from memory if nothing is unread before it, or else has it read.
+func (l *leg) offer(d unit.Delivery, inOrder bool) {
+	l.mu.Lock()
+	if !inOrder || !l.caught || d.ID < l.from || l.pending >= l.relay.cfg.Window || len(l.open) > 8*l.relay.cfg.Window || l.ctx.Err() != nil {
+		l.mu.Unlock()
+		l.rewind(d.ID)
+		return
+	}
+	defer l.mu.Unlock()
+	l.from = d.ID + 1
+	m := d.Message
+	l.take(row{ID: d.ID, MessageID: m.ID, Name: m.Name, Key: m.Key, Sequence: m.Sequence, CorrelationID: m.CorrelationID, CausationID: m.CausationID,
+		Traceparent: m.Traceparent, Subject: m.Subject, CreatedAt: m.Time, Payload: m.Payload})
+}
+
+// take puts a row on its way, under the lock.
+func (l *leg) take(r row) {
+	l.open[r.ID] = false
+	l.pending++
+	if queue, busy := l.queues[r.Key]; busy {
+		l.queues[r.Key] = append(queue, r)
+		return
+	}
+	l.queues[r.Key] = []row{r}
+	l.sending.Go(func() { l.sendKey(r.Key) })
 }
 
 func (l *leg) nudge() {
@@ -157,89 +193,90 @@ func (l *leg) nudge() {
 	}
 }
 
-func (l *leg) run(ctx, work context.Context) {
+func (l *leg) run() {
 	for {
 		select {
-		case <-ctx.Done():
+		case <-l.ctx.Done():
 			l.sending.Wait()
 			return
 		case <-l.wake:
 		}
-		for ctx.Err() == nil {
-			n, err := l.read(ctx, work)
-			if err != nil {
-				if ctx.Err() == nil {
-					l.relay.log.Warn("relay cannot read its outbox", "module", l.relay.store.Module(), "subscriber", l.subscriber, "error", err)
-					pause(ctx, 200*time.Millisecond)
-				}
-				continue
-			}
-			if n == 0 {
+		for l.ctx.Err() == nil {
+			more, err := l.read()
+			if err != nil && l.ctx.Err() == nil {
+				l.relay.log.Warn("relay cannot read its outbox", "module", l.relay.store.Module(), "subscriber", l.subscriber, "error", err)
+				pause(l.ctx, 200*time.Millisecond)
+			} else if !more {
 				break
 			}
 		}
 	}
 }
 
-// read takes the next rows into the window; 0 means that there is nothing more to read now.
-func (l *leg) read(ctx, work context.Context) (int, error) {
+// read takes the next rows into the window; more says that there may be others.
+func (l *leg) read() (more bool, err error) {
 	l.mu.Lock()
 	free := l.relay.cfg.Window - l.pending
 	if free <= 0 || len(l.open) > 8*l.relay.cfg.Window {
 		l.mu.Unlock()
-		return 0, nil // taking a message nudges
+		return false, nil // taking a message nudges
 	}
-	from, limit := l.from, free+len(l.open)
+	from, missed, limit := l.from, l.missed, free+len(l.open)
 	l.mu.Unlock()
-	var rows []row
-	err := l.relay.store.Read(ctx).Raw(`SELECT o.id, o.message_id, o.name, o.key, o.sequence, o.correlation_id, o.causation_id, o.traceparent, o.subject, o.created_at, o.payload
-		FROM delivery d JOIN outbox o ON o.id = d.outbox_id WHERE d.subscriber = ? AND d.outbox_id >= ? ORDER BY d.outbox_id LIMIT ?`,
-		l.subscriber, from, limit).Scan(&rows).Error
+	rows, err := l.query(from, limit)
 	if err != nil {
-		return 0, err
+		return true, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	taken := 0
 	for _, r := range rows {
-		if _, known := l.open[r.ID]; known {
-			continue
+		if _, known := l.open[r.ID]; !known {
+			if taken == free {
+				return false, nil
+			}
+			l.take(r)
+			taken++
 		}
-		if taken == free {
-			break
-		}
-		taken++
-		l.open[r.ID] = false
-		l.pending++
-		if l.from == from && r.ID >= from {
+		if l.from == from {
 			from, l.from = r.ID+1, r.ID+1
 		}
-		if queue, busy := l.queues[r.Key]; busy {
-			l.queues[r.Key] = append(queue, r)
-			continue
+	}
+	// With a full answer there may be more; with a short one everything is read that was committed before it, and
+	// nothing is left to read unless something was announced meanwhile.
+	if len(rows) == limit {
+		return true, nil
+	}
+	l.caught = l.missed == missed
+	return !l.caught, nil
+}
+
+func (l *leg) query(from int64, limit int) ([]row, error) {
+	found, err := database.Statements(l.relay.store.Read(l.ctx)).Rows(`SELECT o.id, o.message_id, o.name, o.key, o.sequence, o.correlation_id, o.causation_id, o.traceparent, o.subject, o.created_at, o.payload
+		FROM delivery d JOIN outbox o ON o.id = d.outbox_id WHERE d.subscriber = ? AND d.outbox_id >= ? ORDER BY d.outbox_id LIMIT ?`, l.subscriber, from, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = found.Close() }()
+	var rows []row
+	for found.Next() {
+		var r row
+		if err := found.Scan(&r.ID, &r.MessageID, &r.Name, &r.Key, &r.Sequence, &r.CorrelationID, &r.CausationID, &r.Traceparent, &r.Subject, &r.CreatedAt, &r.Payload); err != nil {
+			return nil, err
 		}
-		l.queues[r.Key] = []row{r}
-		l.sending.Go(func() { l.sendKey(ctx, work, r.Key) })
+		rows = append(rows, r)
 	}
-	if taken > 0 {
-		return taken, nil
-	}
-	// Everything seen is on its way already: continue after it.
-	if len(rows) > 0 && l.from == from {
-		l.from = rows[len(rows)-1].ID + 1
-		return len(rows), nil
-	}
-	return 0, nil
+	return rows, found.Err()
 }
 
 // sendKey sends the queued messages of a key, one after another.
-func (l *leg) sendKey(ctx, work context.Context, key string) {
+func (l *leg) sendKey(key string) {
 	l.slots <- struct{}{}
 	defer func() { <-l.slots }()
 	for {
 		l.mu.Lock()
 		queue := l.queues[key]
-		if len(queue) == 0 || ctx.Err() != nil {
+		if len(queue) == 0 || l.ctx.Err() != nil {
 			delete(l.queues, key) // what is left stays in the outbox
 			l.mu.Unlock()
 			return
@@ -247,7 +284,7 @@ func (l *leg) sendKey(ctx, work context.Context, key string) {
 		r := queue[0]
 		l.queues[key] = queue[1:]
 		l.mu.Unlock()
-		if !l.sendOne(ctx, work, r) {
+		if !l.sendOne(r) {
 			l.mu.Lock()
 			delete(l.queues, key)
 			l.mu.Unlock()
@@ -256,19 +293,19 @@ func (l *leg) sendKey(ctx, work context.Context, key string) {
 	}
 }
 
-func (l *leg) sendOne(ctx, work context.Context, r row) bool {
+func (l *leg) sendOne(r row) bool {
 	m := message.Message{
 		ID: r.MessageID, Name: r.Name, Source: l.relay.store.Module(), Key: r.Key, Sequence: r.Sequence, CorrelationID: r.CorrelationID,
 		CausationID: r.CausationID, Traceparent: r.Traceparent, Subject: r.Subject, Time: r.CreatedAt, Payload: r.Payload,
 	}
 	delay := 20 * time.Millisecond
 	for {
-		err := l.relay.send(work, l.subscriber, m)
+		err := l.relay.send(l.work, l.subscriber, m)
 		if err == nil {
 			break
 		}
 		l.relay.log.Warn("message not taken, will send it again", "module", m.Source, "subscriber", l.subscriber, "message", m.Name, "id", m.ID, "error", err)
-		if !pause(ctx, delay+rand.N(delay)) {
+		if !pause(l.ctx, delay+rand.N(delay)) {
 			return false
 		}
 		delay = min(2*delay, 5*time.Second)
@@ -357,6 +394,7 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 }
 
 func deleteTaken(tx *gorm.DB, batch []mark) error {
+	db := database.Statements(tx)
 	bySubscriber := map[string][]any{}
 	var all []any
 	for _, m := range batch {
@@ -366,14 +404,14 @@ func deleteTaken(tx *gorm.DB, batch []mark) error {
 	for s, ids := range bySubscriber {
 		for chunk := range slices.Chunk(ids, markSizes[len(markSizes)-1]) {
 			list, args := idList(chunk)
-			if err := tx.Exec("DELETE FROM delivery WHERE subscriber = ? AND outbox_id IN ("+list+")", append([]any{s}, args...)...).Error; err != nil {
+			if _, err := db.Exec("DELETE FROM delivery WHERE subscriber = ? AND outbox_id IN ("+list+")", append([]any{s}, args...)...); err != nil {
 				return err
 			}
 		}
 	}
 	for chunk := range slices.Chunk(all, markSizes[len(markSizes)-1]) {
 		list, args := idList(chunk)
-		if err := tx.Exec("DELETE FROM outbox WHERE id IN ("+list+") AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", args...).Error; err != nil {
+		if _, err := db.Exec("DELETE FROM outbox WHERE id IN ("+list+") AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", args...); err != nil {
 			return err
 		}
 	}
@@ -435,9 +473,10 @@ func (r *Relay) sweepOnce(ctx context.Context, query string, args []any, subscri
 		if at := f.CreatedAt.UnixMicro(); oldest == 0 || at < oldest {
 			oldest = at
 		}
-		r.mu.Lock()
-		l := r.legs[f.Subscriber]
-		r.mu.Unlock()
+		l := r.running()[f.Subscriber]
+		if l == nil {
+			continue
+		}
 		l.mu.Lock()
 		_, known := l.open[f.ID]
 		l.mu.Unlock()

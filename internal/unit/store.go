@@ -89,12 +89,19 @@ type Store struct {
 type Hooks struct {
 	// Subscribers are the modules that a message goes to, by wire name.
 	Subscribers func(name string) []string
-	// Sent says that deliveries were committed; first is the lowest outbox id.
-	Sent func(subscribers []string, first int64)
+	// Sent says that deliveries were committed. If inOrder, calls come in the order of the commits and ids have no gaps in it.
+	Sent func(deliveries []Delivery, inOrder bool)
 	// Due says that a timer was set.
 	Due func(at time.Time)
 	// Effect asks to run an effect now.
 	Effect func(name, key string, payload []byte, firstAt time.Time)
+}
+
+// Delivery is a message on its way to a subscriber.
+type Delivery struct {
+	Subscriber string
+	ID         int64 // of the outbox row
+	Message    *message.Message
 }
 
 // New is the store of a module on db.
@@ -180,8 +187,14 @@ func (s *Store) run(ctx context.Context, cause *message.Message, handler string,
 	inside := context.WithValue(ctx, contextKey{}, s)
 	trace := traceContext{correlation: telemetry.Correlation(ctx), parent: Traceparent(ctx)}
 	var work *Work
-	var sent map[string]int64
+	var sent []Delivery
+	inOrder := s.db.Dialect() == database.SQLite
 	runs := 0
+	opts = append(opts, database.Committed(func() {
+		if hooks := s.hooks.Load(); len(sent) > 0 && hooks.Sent != nil {
+			hooks.Sent(sent, inOrder)
+		}
+	}))
 	err := s.db.Write(inside, func(tx *gorm.DB) error {
 		runs++
 		work = &Work{DB: tx, store: s, cause: cause, handler: handler, now: s.clock.Now(), trace: trace}
@@ -199,7 +212,7 @@ func (s *Store) run(ctx context.Context, cause *message.Message, handler string,
 		span.SetStatus(codes.Error, "rolled back")
 		return err
 	}
-	s.committed(work, sent)
+	s.committed(work)
 	return nil
 }
 
@@ -213,7 +226,7 @@ func Traceparent(ctx context.Context) string {
 	return carrier["traceparent"]
 }
 
-func (s *Store) committed(w *Work, sent map[string]int64) {
+func (s *Store) committed(w *Work) {
 	hooks := s.hooks.Load()
 	for _, c := range w.cancels {
 		s.mu.Lock()
@@ -221,17 +234,6 @@ func (s *Store) committed(w *Work, sent map[string]int64) {
 			s.running[c] = true
 		}
 		s.mu.Unlock()
-	}
-	if len(sent) > 0 && hooks.Sent != nil {
-		subscribers := make([]string, 0, len(sent))
-		first := int64(0)
-		for name, id := range sent {
-			subscribers = append(subscribers, name)
-			if first == 0 || id < first {
-				first = id
-			}
-		}
-		hooks.Sent(subscribers, first)
 	}
 	for _, t := range w.timers {
 		switch {
@@ -277,7 +279,7 @@ func (s *Store) Busy() bool {
 
 // flush writes what the unit of work sends and when it wants to be woken. It comes last, so that the rows that
 // order the messages of a key are locked as briefly as possible.
-func (w *Work) flush() (map[string]int64, error) {
+func (w *Work) flush() ([]Delivery, error) {
 	if w.err != nil {
 		return nil, w.err
 	}
@@ -290,7 +292,8 @@ func (w *Work) flush() (map[string]int64, error) {
 	if err := w.number(); err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
-	sent := map[string]int64{}
+	var sent []Delivery
+	db := database.Statements(w.DB)
 	hooks := w.store.hooks.Load()
 	for i := range w.messages {
 		m := &w.messages[i]
@@ -299,9 +302,9 @@ func (w *Work) flush() (map[string]int64, error) {
 			subscribers = hooks.Subscribers(m.Name)
 		}
 		var id int64
-		err := w.DB.Raw(`INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
+		err := db.Row(`INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
-			m.ID, m.Name, m.Key, m.Sequence, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, len(subscribers) == 0, []byte(m.Payload)).Scan(&id).Error
+			m.ID, m.Name, m.Key, m.Sequence, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, len(subscribers) == 0, []byte(m.Payload)).Scan(&id)
 		if err != nil {
 			return nil, fmt.Errorf("outbox: %w", err)
 		}
@@ -311,12 +314,10 @@ func (w *Work) flush() (map[string]int64, error) {
 		args := make([]any, 0, 2*len(subscribers))
 		for _, sub := range subscribers {
 			args = append(args, sub, id)
-			if first, ok := sent[sub]; !ok || id < first {
-				sent[sub] = id
-			}
+			sent = append(sent, Delivery{Subscriber: sub, ID: id, Message: m})
 		}
 		rows := strings.TrimSuffix(strings.Repeat("(?, ?), ", len(subscribers)), ", ")
-		if err := w.DB.Exec("INSERT INTO delivery (subscriber, outbox_id) VALUES "+rows, args...).Error; err != nil {
+		if _, err := db.Exec("INSERT INTO delivery (subscriber, outbox_id) VALUES "+rows, args...); err != nil {
 			return nil, fmt.Errorf("delivery: %w", err)
 		}
 	}
@@ -338,8 +339,8 @@ func (w *Work) number() error {
 	for _, k := range keys {
 		var last int64
 		n := len(byKey[k])
-		err := w.DB.Raw(`INSERT INTO outbox_key (key, sequence) VALUES (?, ?)
-			ON CONFLICT (key) DO UPDATE SET sequence = outbox_key.sequence + excluded.sequence RETURNING sequence`, k, n).Scan(&last).Error
+		err := database.Statements(w.DB).Row(`INSERT INTO outbox_key (key, sequence) VALUES (?, ?)
+			ON CONFLICT (key) DO UPDATE SET sequence = outbox_key.sequence + excluded.sequence RETURNING sequence`, k, n).Scan(&last)
 		if err != nil {
 			return err
 		}
@@ -356,7 +357,7 @@ func (w *Work) flushTimers() error {
 		if set {
 			continue
 		}
-		if err := w.DB.Exec("DELETE FROM timers WHERE name = ? AND key = ?", c.Name, c.Key).Error; err != nil {
+		if _, err := database.Statements(w.DB).Exec("DELETE FROM timers WHERE name = ? AND key = ?", c.Name, c.Key); err != nil {
 			return fmt.Errorf("cancel timer: %w", err)
 		}
 	}
@@ -365,9 +366,9 @@ func (w *Work) flushTimers() error {
 		if t.Kind == kindEffect {
 			due = due.Add(EffectGrace) // this process runs it now; the row is for the case that it dies
 		}
-		err := w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?)
+		_, err := database.Statements(w.DB).Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?)
 			ON CONFLICT (name, key) DO UPDATE SET kind = excluded.kind, due_at = excluded.due_at, first_at = excluded.first_at, attempt = 0, payload = excluded.payload`,
-			t.Kind, t.Name, t.Key, due, t.FirstAt, t.Payload).Error
+			t.Kind, t.Name, t.Key, due, t.FirstAt, t.Payload)
 		if err != nil {
 			return fmt.Errorf("set timer: %w", err)
 		}

@@ -93,12 +93,14 @@ func (c *carts) read(ctx context.Context, customerID string) (*getCartOutput, er
 	return &getCartOutput{ETag: `"` + strconv.FormatInt(found.Version, 10) + `"`, CacheControl: "no-store", Body: body}, nil
 }
 
-type cartVersion struct {
+// CartVersion is the version that the client has seen. It is exported because huma passes over embedded structs that
+// are not.
+type CartVersion struct {
 	IfMatch string `header:"If-Match" maxLength:"200" doc:"ETag of the cart: refuse to change any other version"`
 }
 
 type addCartLineInput struct {
-	cartVersion
+	CartVersion
 	Body struct {
 		SKU      string `json:"sku" minLength:"1" maxLength:"64"`
 		Quantity int64  `json:"quantity" minimum:"1" maximum:"10000"`
@@ -111,13 +113,14 @@ func (c *carts) add(ctx context.Context, in *addCartLineInput) (*rest.Answer[car
 	})
 }
 
-type cartLineInput struct {
-	cartVersion
+// CartLinePath names a line of the cart.
+type CartLinePath struct {
+	CartVersion
 	SKU string `path:"sku" minLength:"1" maxLength:"192" doc:"SKU, URL-encoded"`
 }
 
 type setCartLineInput struct {
-	cartLineInput
+	CartLinePath
 	Body struct {
 		Quantity int64 `json:"quantity" minimum:"1" maximum:"10000"`
 	}
@@ -129,7 +132,7 @@ func (c *carts) set(ctx context.Context, in *setCartLineInput) (*rest.Answer[car
 	})
 }
 
-func (c *carts) remove(ctx context.Context, in *cartLineInput) (*rest.Answer[cartBody], error) {
+func (c *carts) remove(ctx context.Context, in *CartLinePath) (*rest.Answer[cartBody], error) {
 	sku, err := cart.ParseSKU(in.SKU)
 	if err != nil {
 		return nil, err
@@ -137,7 +140,7 @@ func (c *carts) remove(ctx context.Context, in *cartLineInput) (*rest.Answer[car
 	return c.update(ctx, in.IfMatch, lock, func(_ *unit.Work, before cart.Cart) (cart.Cart, error) { return before.Remove(sku), nil })
 }
 
-func (c *carts) empty(ctx context.Context, in *cartVersion) (*rest.Answer[cartBody], error) {
+func (c *carts) empty(ctx context.Context, in *CartVersion) (*rest.Answer[cartBody], error) {
 	return c.update(ctx, in.IfMatch, lock, func(_ *unit.Work, before cart.Cart) (cart.Cart, error) { return before.Empty(), nil })
 }
 
@@ -146,7 +149,7 @@ type cartPricesBody struct {
 }
 
 type acceptCartPricesInput struct {
-	cartVersion
+	CartVersion
 	Body *cartPricesBody
 }
 

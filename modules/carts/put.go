@@ -2,7 +2,6 @@ package carts
 
 import (
 	"context"
-	"errors"
 
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/rest"
@@ -42,7 +41,7 @@ func (c *carts) ask(ctx context.Context, sku string) (*catalogapi.Product, error
 	if err == nil {
 		return nil, nil
 	}
-	if !errors.Is(err, errUnknown) {
+	if !errs.Is(err, errs.NotFound) {
 		return nil, err
 	}
 	found, err := c.catalog.Products(ctx, sku)

@@ -175,16 +175,13 @@ func forget(w *unit.Work, customerID string) error {
 	return nil
 }
 
-// errUnknown: the copy of the catalog lacks the product.
-var errUnknown = errs.New(errs.NotFound, "no such product")
-
-// product reads a product of the copy.
+// product reads a product of the copy; errs.NotFound if the copy lacks it.
 func product(db *gorm.DB, sku string) (cart.Product, error) {
 	var row productRow
 	err := db.Where("sku = ?", sku).Take(&row).Error
 	switch {
 	case errors.Is(err, gorm.ErrRecordNotFound):
-		return cart.Product{}, errUnknown
+		return cart.Product{}, errs.New(errs.NotFound, "no such product")
 	case err != nil:
 		return cart.Product{}, fmt.Errorf("read product %s: %w", sku, err)
 	}

@@ -100,13 +100,14 @@ func (c *catalog) addBatch(ctx context.Context, in *addProductsInput) (*rest.Ans
 
 func place(i int) string { return "body.products[" + strconv.Itoa(i) + "]" }
 
-type skuInput struct {
+// ProductPath names a product that is to change. It is exported because huma passes over embedded structs that are not.
+type ProductPath struct {
 	SKU     string `path:"sku" minLength:"1" maxLength:"192" doc:"SKU, URL-encoded"`
 	IfMatch string `header:"If-Match" maxLength:"200" doc:"ETag of the product: refuse to change any other version"`
 }
 
 type changeProductInput struct {
-	skuInput
+	ProductPath
 	Body struct {
 		Name        *string  `json:"name,omitempty" minLength:"1" maxLength:"200"`
 		Description *string  `json:"description,omitempty" maxLength:"4000"`
@@ -119,30 +120,30 @@ func (c *catalog) change(ctx context.Context, in *changeProductInput) (*rest.Ans
 	if in.Body.Categories != nil {
 		change.Categories = &in.Body.Categories
 	}
-	return c.update(ctx, in.skuInput, func(w *unit.Work, before product.Product) (product.Product, error) {
+	return c.update(ctx, in.ProductPath, func(w *unit.Work, before product.Product) (product.Product, error) {
 		return changeOne(w, before, change)
 	})
 }
 
 type repriceProductInput struct {
-	skuInput
+	ProductPath
 	Body struct {
 		Price productPriceBody `json:"price"`
 	}
 }
 
 func (c *catalog) reprice(ctx context.Context, in *repriceProductInput) (*rest.Answer[productBody], error) {
-	return c.update(ctx, in.skuInput, func(w *unit.Work, before product.Product) (product.Product, error) {
+	return c.update(ctx, in.ProductPath, func(w *unit.Work, before product.Product) (product.Product, error) {
 		return repriceOne(w, before, in.Body.Price.money(), c.currency)
 	})
 }
 
-func (c *catalog) retire(ctx context.Context, in *skuInput) (*rest.Answer[productBody], error) {
+func (c *catalog) retire(ctx context.Context, in *ProductPath) (*rest.Answer[productBody], error) {
 	return c.update(ctx, *in, retireOne)
 }
 
 // update runs one change of a product: it locks the product and checks the version that the client has seen.
-func (c *catalog) update(ctx context.Context, in skuInput, fn func(w *unit.Work, before product.Product) (product.Product, error)) (*rest.Answer[productBody], error) {
+func (c *catalog) update(ctx context.Context, in ProductPath, fn func(w *unit.Work, before product.Product) (product.Product, error)) (*rest.Answer[productBody], error) {
 	sku, err := product.ParseSKU(in.SKU)
 	if err != nil {
 		return nil, noSuch()

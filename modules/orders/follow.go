@@ -21,7 +21,7 @@ const (
 )
 
 type followInput struct {
-	idInput
+	ByID
 	LastEventID int64 `header:"Last-Event-ID" minimum:"0" doc:"Version up to which the client knows the order"`
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 type historyInput struct {
-	idInput
+	ByID
 	rest.Page
 }
 

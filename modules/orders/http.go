@@ -56,19 +56,20 @@ type placeInput struct {
 	}
 }
 
-type idInput struct {
+// ByID names an order in a path. It is exported because the API takes only exported structs apart.
+type ByID struct {
 	ID string `path:"id" minLength:"1" maxLength:"64"`
 }
 
 type cancelInput struct {
-	idInput
+	ByID
 	Body struct {
 		Reason string `json:"reason,omitempty" maxLength:"500" doc:"In your own words"`
 	}
 }
 
 type returnInput struct {
-	idInput
+	ByID
 	Body struct {
 		ReturnID string `json:"return_id,omitempty" pattern:"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$" maxLength:"36" doc:"Names the return, so that it happens once; made up if left out"`
 		Lines    []struct {
@@ -88,13 +89,13 @@ type listInput struct {
 }
 
 type getInput struct {
-	idInput
+	ByID
 	At      time.Time `query:"at" doc:"Show the order as it was at this time"`
 	Version int64     `query:"version" minimum:"1" doc:"Show the order as it was after so many events"`
 }
 
-// summaryBody is an order in a list.
-type summaryBody struct {
+// Summary is an order in a list. It is exported because the API takes only exported structs apart.
+type Summary struct {
 	ID            string      `json:"id"`
 	Version       int64       `json:"version" doc:"Number of things that happened to it"`
 	CustomerID    string      `json:"customer_id"`
@@ -127,7 +128,7 @@ type lineBody struct {
 
 // orderBody is an order with all there is to it.
 type orderBody struct {
-	summaryBody
+	Summary
 	Carrier  string       `json:"carrier,omitempty"`
 	Tracking string       `json:"tracking,omitempty"`
 	Address  *addressBody `json:"address,omitempty"`
@@ -140,7 +141,10 @@ type orderBody struct {
 func (b orderBody) PersonalSubject() string { return b.CustomerID }
 
 // placedBody is an order that was just made.
-type placedBody struct{ orderBody }
+type placedBody orderBody
+
+// PersonalSubject is whose personal data the body holds.
+func (b placedBody) PersonalSubject() string { return b.CustomerID }
 
 // Location is the path of the order.
 func (b placedBody) Location() string { return "/api/orders/" + b.ID }
@@ -170,7 +174,7 @@ func (b returnBody) PersonalSubject() string { return b.customer }
 func bodyOf(id string, o *order.Order) orderBody {
 	units, returned := o.Units()
 	b := orderBody{
-		summaryBody: summaryBody{
+		Summary: Summary{
 			ID: id, Version: o.Version, CustomerID: o.CustomerID, Status: string(o.Status), Reason: o.Reason, Fulfilment: string(o.Fulfilment),
 			ReturnState: string(o.ReturnState()), Settled: o.Settled(), PlacedBy: string(o.By), Reference: o.Reference, ReferenceTime: o.ReferenceTime,
 			Total: o.Total, Refunded: o.Refunded, LineCount: int64(len(o.Lines)), Units: units, ReturnedUnits: returned,
@@ -209,8 +213,8 @@ func (v viewRow) settled() bool {
 	return false
 }
 
-func (v viewRow) summary() summaryBody {
-	return summaryBody{
+func (v viewRow) summary() Summary {
+	return Summary{
 		ID: v.OrderID, Version: v.Version, CustomerID: v.CustomerID, Status: v.Status, Reason: v.Reason, Fulfilment: v.Fulfilment, ReturnState: v.ReturnState,
 		Settled: v.settled(), PlacedBy: v.PlacedBy, Reference: v.Reference, ReferenceTime: v.ReferenceTime, Total: money.Of(v.Total, v.Currency),
 		Refunded: money.Of(v.Refunded, v.Currency), LineCount: v.Lines, Units: v.Units, ReturnedUnits: v.ReturnedUnits,
@@ -246,7 +250,7 @@ func (o *orders) detail(ctx context.Context, id string) (orderBody, error) {
 			return orderBody{}, fmt.Errorf("read order %s: %w", id, err)
 		}
 	}
-	b := orderBody{summaryBody: v.summary(), Carrier: v.Carrier, Tracking: v.Tracking, Address: addressOf(private.Address), Note: private.Notes[""], Lines: make([]lineBody, len(lines))}
+	b := orderBody{Summary: v.summary(), Carrier: v.Carrier, Tracking: v.Tracking, Address: addressOf(private.Address), Note: private.Notes[""], Lines: make([]lineBody, len(lines))}
 	for i, l := range lines {
 		b.Lines[i] = lineBody{SKU: l.SKU, Name: l.Name, Quantity: l.Quantity, Price: money.Of(l.Price, v.Currency), Returned: l.Returned}
 	}
@@ -273,7 +277,7 @@ func (o *orders) get(ctx context.Context, in *getInput) (*rest.Answer[orderBody]
 }
 
 // returns lists the returns of an order. There are never many: each takes at least one unit.
-func (o *orders) returns(ctx context.Context, in *idInput) (*rest.Answer[rest.List[returnBody]], error) {
+func (o *orders) returns(ctx context.Context, in *ByID) (*rest.Answer[rest.List[returnBody]], error) {
 	b, err := o.detail(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -286,7 +290,7 @@ func (o *orders) returns(ctx context.Context, in *idInput) (*rest.Answer[rest.Li
 }
 
 // list shows orders, newest first; to customers their own.
-func (o *orders) list(ctx context.Context, in *listInput) (*rest.Answer[rest.List[summaryBody]], error) {
+func (o *orders) list(ctx context.Context, in *listInput) (*rest.Answer[rest.List[Summary]], error) {
 	who := identity.From(ctx)
 	if err := identity.Need(ctx, identity.Customer); err != nil {
 		return nil, err
@@ -294,7 +298,7 @@ func (o *orders) list(ctx context.Context, in *listInput) (*rest.Answer[rest.Lis
 	customer := in.CustomerID
 	if !who.Role.Includes(identity.Staff) {
 		if customer != "" && customer != who.Subject {
-			return rest.Reply(rest.List[summaryBody]{Items: []summaryBody{}}), nil
+			return rest.Reply(rest.List[Summary]{Items: []Summary{}}), nil
 		}
 		customer = who.Subject
 	}

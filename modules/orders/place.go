@@ -51,7 +51,7 @@ func (o *orders) place(ctx context.Context, in *placeInput) (*rest.Answer[placed
 		}
 		w.Send(inventoryapi.Reserve{OrderID: id, Lines: stockLines(s.order.Lines), ExpiresAt: deadline.Add(o.cfg.ReservationMargin)})
 		w.Schedule(checkoutTimer, id, deadline, struct{}{})
-		return placedBody{bodyOf(id, &s.order)}, nil
+		return placedBody(bodyOf(id, &s.order)), nil
 	})
 }
 

@@ -6,7 +6,6 @@ import (
 
 	"github.com/banyan-go/banyan/internal/money"
 	"github.com/banyan-go/banyan/internal/unit"
-	"github.com/banyan-go/banyan/modules/payments/internal/payment"
 	"github.com/banyan-go/banyan/modules/payments/paymentsapi"
 )
 
@@ -50,6 +49,3 @@ func (p *payments) callCharge(ctx context.Context, id string, i chargeIntent) er
 		return keep(w, known, events)
 	})
 }
-
-// chargeKey is the key of the effect and the id that the provider knows: the payment has one charge.
-func chargeKey(p payment.Payment) string { return p.ID }

@@ -136,7 +136,7 @@ func keep(w *unit.Work, before payment.Payment, events []payment.Event) error {
 		}
 	}
 	if p.Charge == payment.ChargePending && before.Charge == payment.ChargeNone {
-		w.Effect(effectCharge, chargeKey(p), chargeIntent{OrderID: p.OrderID, Amount: p.Amount, Card: p.Card})
+		w.Effect(effectCharge, p.ID, chargeIntent{OrderID: p.OrderID, Amount: p.Amount, Card: p.Card})
 	}
 	if err := keepPayment(w, before, p); err != nil {
 		return err

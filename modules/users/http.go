@@ -183,7 +183,7 @@ func (s *service) getUser(ctx context.Context, in *idInput) (*rest.Answer[User],
 }
 
 type profileInput struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body struct {
 		Name  *string `json:"name,omitempty" maxLength:"200"`
 		Email *string `json:"email,omitempty" maxLength:"254"`
@@ -205,7 +205,7 @@ func (s *service) patchUser(ctx context.Context, in *profileInput) (*rest.Answer
 }
 
 type preferencesInput struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body Preferences
 }
 
@@ -219,7 +219,7 @@ func (s *service) putPreferences(ctx context.Context, in *preferencesInput) (*re
 }
 
 type passwordInput struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body struct {
 		OldPassword string `json:"old_password" minLength:"1" maxLength:"128"`
 		NewPassword string `json:"new_password" minLength:"8" maxLength:"128"`
@@ -237,7 +237,7 @@ func (s *service) postPassword(ctx context.Context, in *passwordInput) (*rest.An
 }
 
 type roleInput struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body struct {
 		Role string `json:"role" enum:"customer,staff,admin"`
 	}

@@ -92,6 +92,12 @@ func (m Mail) encode() (encoded, error) {
 	return encoded{from: from.Address, to: to.Address, bytes: b.Bytes()}, nil
 }
 
+// CanSendAs says whether from can be a sender, as in "Banyan <shop@example.com>".
+func CanSendAs(from string) bool {
+	_, err := mail.ParseAddress(from)
+	return err == nil
+}
+
 // oneLine is s without what could end a header.
 func oneLine(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {

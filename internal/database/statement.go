@@ -1,0 +1,72 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"strconv"
+	"strings"
+	"sync"
+
+	"gorm.io/gorm"
+)
+
+// SQL runs statements of the platform on a GORM handle's connection, past GORM: building and scanning through
+// reflection was a third of the time of a message. Placeholders are question marks on every engine.
+type SQL struct {
+	ctx     context.Context
+	pool    gorm.ConnPool
+	dialect string
+}
+
+// Statements gives direct access to the connection of a handle.
+func Statements(tx *gorm.DB) SQL {
+	return SQL{ctx: tx.Statement.Context, pool: tx.Statement.ConnPool, dialect: tx.Dialector.Name()}
+}
+
+// Exec runs a statement and says how many rows it touched.
+func (s SQL) Exec(query string, args ...any) (int64, error) {
+	r, err := s.pool.ExecContext(s.ctx, s.bind(query), args...)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+// Row runs a query for one row.
+func (s SQL) Row(query string, args ...any) *sql.Row {
+	return s.pool.QueryRowContext(s.ctx, s.bind(query), args...)
+}
+
+// Rows runs a query; the caller closes what it gives.
+func (s SQL) Rows(query string, args ...any) (*sql.Rows, error) {
+	return s.pool.QueryContext(s.ctx, s.bind(query), args...)
+}
+
+func (s SQL) bind(query string) string {
+	if s.dialect != "postgres" {
+		return query
+	}
+	return numbered.get(query)
+}
+
+// rebound keeps statements whose question marks were numbered. The platform has a fixed set of them.
+type rebound struct{ done sync.Map }
+
+// numbered only saves work: the same text always gives the same result.
+var numbered rebound
+
+func (r *rebound) get(query string) string {
+	if v, ok := r.done.Load(query); ok {
+		return v.(string)
+	}
+	parts := strings.Split(query, "?")
+	var b strings.Builder
+	for i, part := range parts {
+		if i > 0 {
+			b.WriteString("$" + strconv.Itoa(i))
+		}
+		b.WriteString(part)
+	}
+	v, _ := r.done.LoadOrStore(query, b.String())
+	return v.(string)
+}

@@ -1,0 +1,145 @@
+package orders
+
+import (
+	"bufio"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/identity"
+	"github.com/banyan-go/banyan/internal/moduletest"
+)
+
+// followed are the events of a stream as "id:event:type", and the comments.
+func followed(text string) (events, comments []string) {
+	for block := range strings.SplitSeq(text, "\n\n") {
+		var id, name, kind string
+		for l := range strings.SplitSeq(block, "\n") {
+			key, value, _ := strings.Cut(l, ": ")
+			switch key {
+			case "id":
+				id = value
+			case "event":
+				name = value
+			case "data":
+				_, rest, _ := strings.Cut(value, `"type":"`)
+				kind, _, _ = strings.Cut(rest, `"`)
+			case "":
+				comments = append(comments, value)
+			}
+		}
+		if name != "" {
+			events = append(events, id+":"+name+":"+kind)
+		}
+	}
+	return events, comments
+}
+
+func TestFollowEndsAndResumes(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		s := openShop(t, open)
+		o := s.jars()
+		s.Deliver(t, reserved(o.ID), declined(o.ID), released(o.ID))
+		all := []string{"1:change:placed", "2:change:reserved", "3:change:rejection_begun", "4:change:rejected", ":end:"}
+		for seen := range 5 {
+			r := s.Do("GET", "/api/orders/"+o.ID+"/events", ann, nil, "Last-Event-ID", fmt.Sprint(seen)).Want(t, 200)
+			got, _ := followed(string(r.Body))
+			if !slices.Equal(got, all[seen:]) {
+				t.Errorf("after %d: %v, want %v", seen, got, all[seen:])
+			}
+			if strings.Contains(string(r.Body), "Leeds") {
+				t.Error("the stream tells the address")
+			}
+		}
+		s.Do("GET", "/api/orders/"+o.ID+"/events", ann, nil, "Last-Event-ID", "x").Want(t, 422)
+	})
+}
+
+func TestFollowLive(t *testing.T) {
+	t.Parallel()
+	s := openShop(t, moduletest.NewSQLite)
+	o := s.jars()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.Handler().ServeHTTP(w, r.WithContext(identity.With(r.Context(), ann)))
+	}))
+	defer server.Close()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+"/api/orders/"+o.ID+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	if got := res.Header.Get("Content-Type"); got != "text/event-stream" {
+		t.Fatalf("content type %q", got)
+	}
+	blocks := make(chan string)
+	go func() {
+		defer close(blocks)
+		in := bufio.NewScanner(res.Body)
+		for in.Scan() {
+			blocks <- in.Text()
+		}
+	}()
+	// next waits for the next line with a prefix; the streams are woken by commits alone, the clock stands still.
+	next := func(prefix string) string {
+		t.Helper()
+		for {
+			select {
+			case l, ok := <-blocks:
+				if !ok {
+					t.Fatalf("the stream ended before %q", prefix)
+				}
+				if strings.HasPrefix(l, prefix) {
+					return l
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("no %q came", prefix)
+			}
+		}
+	}
+	next("id: 1")
+	s.Deliver(t, reserved(o.ID))
+	next("id: 2")
+	for range 16 {
+		s.Clock.Advance(time.Second) // nothing happens for a while
+		time.Sleep(5 * time.Millisecond)
+	}
+	next(": still here")
+	s.Do("POST", "/api/orders/"+o.ID+"/cancel", ann, map[string]any{}).Want(t, 200)
+	next("id: 3")
+	s.Deliver(t, settled(o.ID), released(o.ID))
+	next("id: 4")
+	next("id: 5")
+	next("event: end")
+	for range blocks {
+		// the stream ends by itself
+	}
+}
+
+func TestBell(t *testing.T) {
+	t.Parallel()
+	b := newBell()
+	ring, unhang := b.hang("o1")
+	other, unhangOther := b.hang("o1")
+	b.ring("o2")
+	b.ring("o1")
+	b.ring("o1") // nobody has listened yet: once is enough
+	for _, r := range []<-chan struct{}{ring, other} {
+		if len(r) != 1 {
+			t.Errorf("%d rings", len(r))
+		}
+	}
+	unhang()
+	unhangOther()
+	if len(b.hung) != 0 {
+		t.Errorf("still hung: %v", b.hung)
+	}
+}
