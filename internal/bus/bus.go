@@ -377,7 +377,7 @@ func (b *Bus) Run(ctx context.Context) error {
 	b.mu.Lock()
 	b.local = local
 	b.mu.Unlock()
-	router, err := wm.NewRouter(wm.RouterConfig{CloseTimeout: 20 * time.Second}, watermill.NewSlogLogger(b.opts.Log))
+	router, err := wm.NewRouter(wm.RouterConfig{CloseTimeout: 20 * time.Second}, watermill.NewSlogLoggerWithLevelMapping(b.opts.Log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug}))
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // Rebuild rebuilds a projection and reports how far it is.
-type Rebuild func(ctx context.Context, progress func(done, total int)) error
+type Rebuild = func(ctx context.Context, progress func(done, total int)) error
 
 // Options are what operators work on.
 type Options struct {

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"reflect"
+	"regexp"
+	"strings"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -36,8 +39,29 @@ func NewAPI(title, version string, e *echo.Echo, log *slog.Logger) huma.API {
 	c := huma.DefaultConfig(title, version)
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", ""
 	c.CreateHooks = nil
+	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "JWT"}}
 	return api{humaecho.NewV4(e, c), log}
+}
+
+// inModule finds the module in the name of a type or of its parameter.
+var inModule = regexp.MustCompile(`/modules/([a-z]+)`)
+
+// schemaName puts the module before the name of a type: two modules may each have a Line.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	found := inModule.FindStringSubmatch(t.PkgPath() + " " + t.Name())
+	if found == nil {
+		return name
+	}
+	module := strings.ToUpper(found[1][:1]) + found[1][1:]
+	if strings.HasPrefix(name, module) {
+		return name
+	}
+	return module + name
 }
 
 // NewEcho is the router behind the gateway: errors are problem+json, and no header decides who the client is.

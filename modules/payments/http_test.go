@@ -259,3 +259,32 @@ func (p tampered) Lookup(ctx context.Context, id string) (Outcome, bool, error) 
 	}
 	return o, found, err
 }
+
+// TestGoodwillTogether lets ten of the staff refund a payment that has enough for three.
+func TestGoodwillTogether(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		s := openShop(t, open)
+		s.Deliver(t, charge("o", "tok_visa"))
+		s.finish()
+		path := "/api/payments/" + s.payment("o").ID + "/refunds"
+		statuses := make(chan int, 10)
+		for range cap(statuses) {
+			go func() {
+				statuses <- s.Do("POST", path, moduletest.Staff, map[string]any{"amount": 300, "reason": "sorry"}).Status
+			}()
+		}
+		got := map[int]int{}
+		for range cap(statuses) {
+			got[<-statuses]++
+		}
+		if diff := cmp.Diff(got, map[int]int{http.StatusAccepted: 3, http.StatusConflict: 7}); diff != "" {
+			t.Errorf("answers by status (-got +want):\n%s", diff)
+		}
+		s.finish()
+		if got := s.payment("o"); got.Refunded != gbp(900) || got.Refunding != gbp(0) {
+			t.Errorf("got %v refunded and %v under way", got.Refunded, got.Refunding)
+		}
+		s.agrees()
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -203,7 +204,7 @@ func (s *shop) seen(paymentID string) (charges, refunds int, holds int64) {
 func (s *shop) payment(order string) detailBody {
 	s.t.Helper()
 	var list struct{ Items []paymentBody }
-	s.Do("GET", "/api/payments?order_id="+order, moduletest.Staff, nil).Into(s.t, &list)
+	s.Do("GET", "/api/payments?order_id="+url.QueryEscape(order), moduletest.Staff, nil).Into(s.t, &list)
 	if len(list.Items) != 1 {
 		s.t.Fatalf("%d payments of order %s", len(list.Items), order)
 	}

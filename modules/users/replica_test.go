@@ -99,16 +99,16 @@ func do(t *testing.T, s *unit.Store, fn func(context.Context, *unit.Work) error)
 	}
 }
 
-// waitFor lets d pass on the clock and then gives the poll the time it needs.
+// waitFor lets time pass on the clock, d at once, until ok: more than once, because the poll may begin to wait only after
+// a step.
 func waitFor(t *testing.T, c *clock.Simulated, d time.Duration, ok func() bool) {
 	t.Helper()
-	c.Advance(d)
-	deadline := time.Now().Add(5 * time.Second)
-	for !ok() {
+	deadline := time.Now().Add(time.Minute)
+	for c.Advance(d); !ok(); c.Advance(pollEvery) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %s", d)
+			t.Fatal("the other replica never hears of it")
 		}
-		<-time.After(time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 }
 

@@ -51,8 +51,8 @@ func (s *service) revokeSession(w *unit.Work, userID, sessionID string) (int64, 
 	return ended.RowsAffected, s.revoke(w, revocationRow{SessionID: sessionID, UserID: userID, IssuedUntil: w.Now()})
 }
 
-// revokeUser ends all sessions of a user but one ("" for none) and says how many that were. The account must be locked
-// by nobody else; it is afterwards.
+// revokeUser ends all sessions of a user but one ("" for none) and says how many that were. It locks the account: a
+// login at the same moment comes before, and is revoked too, or after.
 func (s *service) revokeUser(w *unit.Work, userID, except string) (int64, error) {
 	if _, err := user(forUpdate(w.DB), userID); err != nil {
 		return 0, err
@@ -104,6 +104,8 @@ type Sessions struct {
 	users    map[string]map[string]cutoff
 	seen     time.Time // of the newest revocation that was read
 }
+
+var _ token.Revocations = (*Sessions)(nil)
 
 // cutoff revokes tokens of a user that were issued until a time.
 type cutoff struct {
@@ -171,6 +173,9 @@ func (s *Sessions) load(ctx context.Context) error {
 		if r.CreatedAt.After(since) {
 			since = r.CreatedAt
 		}
+	}
+	if since.After(now) {
+		since = now // a replica whose clock is ahead must not hide what others write after it
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

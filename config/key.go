@@ -1,0 +1,203 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/secret"
+)
+
+// leaf is a key that has a value, not others below it.
+type leaf struct {
+	key    string
+	value  reflect.Value
+	secret bool
+}
+
+var (
+	durationType = reflect.TypeFor[time.Duration]()
+	secretType   = reflect.TypeFor[secret.Text]()
+)
+
+// secrets are the keys whose values are masked although their type does not say so.
+var secrets = []string{"database.postgres.secret", "database.postgres.admin_dsn", "modules.notifications.smtp.password"}
+
+// leaves are the keys of a configuration, in the order of the structs.
+func leaves(c *Config) []leaf {
+	var list []leaf
+	var walk func(v reflect.Value, prefix string)
+	walk = func(v reflect.Value, prefix string) {
+		for i := range v.NumField() {
+			field := v.Type().Field(i)
+			name, options, _ := strings.Cut(field.Tag.Get("mapstructure"), ",")
+			switch {
+			case !field.IsExported():
+			case options == "squash":
+				walk(v.Field(i), prefix)
+			case field.Type.Kind() == reflect.Struct:
+				walk(v.Field(i), prefix+name+".")
+			default:
+				key := prefix + name
+				list = append(list, leaf{key: key, value: v.Field(i), secret: field.Type == secretType || slices.Contains(secrets, key)})
+			}
+		}
+	}
+	walk(reflect.ValueOf(c).Elem(), "")
+	return list
+}
+
+// variable is the environment variable of a key.
+func variable(key string) string {
+	return "BANYAN_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// parse reads a value as its key's type wants it. The error says what is wanted, and what was given unless that is
+// a secret.
+func (l leaf) parse(text string) (any, error) {
+	wrong := func(what string) error {
+		if l.secret {
+			return fmt.Errorf("%s: is not %s", l.key, what)
+		}
+		return fmt.Errorf("%s: %q is not %s", l.key, text, what)
+	}
+	t := l.value.Type()
+	switch {
+	case t == durationType:
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return nil, wrong("a duration, as in 500ms, 30s, 15m or 720h")
+		}
+		return d, nil
+	case t.Kind() == reflect.String:
+		return text, nil
+	case t.Kind() == reflect.Bool:
+		if text != "true" && text != "false" {
+			return nil, wrong("true or false")
+		}
+		return text == "true", nil
+	case t.Kind() == reflect.Int, t.Kind() == reflect.Int64:
+		n, err := strconv.ParseInt(text, 10, t.Bits())
+		if err != nil {
+			return nil, wrong("a whole number")
+		}
+		return n, nil
+	case t.Kind() == reflect.Float64:
+		f, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return nil, wrong("a number")
+		}
+		return f, nil
+	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String:
+		list := []string{}
+		for s := range strings.SplitSeq(text, ",") {
+			if s = strings.TrimSpace(s); s != "" {
+				list = append(list, s)
+			}
+		}
+		return list, nil
+	}
+	return nil, fmt.Errorf("%s: values of type %s cannot be configured", l.key, t)
+}
+
+// known are the keys that exist.
+type known struct {
+	leaves map[string]leaf
+	keys   []string
+}
+
+func newKnown(list []leaf) known {
+	k := known{leaves: map[string]leaf{}}
+	for _, l := range list {
+		k.leaves[l.key] = l
+		k.keys = append(k.keys, l.key)
+	}
+	return k
+}
+
+// section says whether key has others below it.
+func (k known) section(key string) bool {
+	return key == "" || slices.ContainsFunc(k.keys, func(s string) bool { return strings.HasPrefix(s, key+".") })
+}
+
+// below are the names that follow a section, in order.
+func (k known) below(section string) []string {
+	prefix := ""
+	if section != "" {
+		prefix = section + "."
+	}
+	var names []string
+	for _, key := range k.keys {
+		if rest, found := strings.CutPrefix(key, prefix); found {
+			name, _, _ := strings.Cut(rest, ".")
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// unknown is the error for a key that does not exist: with the nearest one, and all that there are at its place.
+func (k known) unknown(key string) error {
+	at := key
+	for at != "" && !k.section(at) {
+		if i := strings.LastIndexByte(at, '.'); i >= 0 {
+			at = at[:i]
+		} else {
+			at = ""
+		}
+	}
+	where := "the configuration"
+	if at != "" {
+		where = at
+	}
+	return fmt.Errorf("%s: there is no such key; did you mean %s? %s has %s", printable(key), k.nearest(key), where, strings.Join(k.below(at), ", "))
+}
+
+func (k known) nearest(key string) string {
+	best, least := "", -1
+	for _, candidate := range k.keys {
+		if d := distance(key, candidate); least < 0 || d < least {
+			best, least = candidate, d
+		}
+	}
+	return best
+}
+
+// distance is how many letters have to change for a to become b; what is too long is not looked at.
+func distance(a, b string) int {
+	a = a[:min(len(a), 100)]
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// printable is a key as an error can show it, whatever was in the file.
+func printable(key string) string {
+	if len(key) > 100 {
+		key = key[:100] + "…"
+	}
+	quoted := strconv.Quote(key)
+	if quoted[1:len(quoted)-1] == key {
+		return key
+	}
+	return quoted
+}

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/banyan-go/banyan/config"
+	"github.com/banyan-go/banyan/internal/admin"
+	"github.com/banyan-go/banyan/internal/bus"
+	"github.com/banyan-go/banyan/internal/clock"
+	"github.com/banyan-go/banyan/internal/control"
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/docs"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/operator"
+	"github.com/banyan-go/banyan/internal/rest"
+	"github.com/banyan-go/banyan/internal/telemetry"
+	"github.com/banyan-go/banyan/internal/unit"
+	"github.com/banyan-go/banyan/modules"
+	"github.com/banyan-go/banyan/modules/users"
+	"github.com/banyan-go/banyan/proxy"
+)
+
+// serve runs the whole shop until ctx ends, and then drains it: requests in flight are answered, messages on their way are
+// handled, and only then the stores close.
+func serve(ctx context.Context, cfg config.Config, out, errOut io.Writer) (err error) {
+	log := telemetry.NewLogger(errOut, cfg.Log)
+	started := time.Now()
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
+	// The ports come first: a second process started by mistake ends here.
+	public, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("addr: %w; is another process running? give another address with --addr", err)
+	}
+	defer func() { _ = public.Close() }()
+	operators, err := net.Listen("tcp", cfg.AdminAddr)
+	if err != nil {
+		return fmt.Errorf("admin_addr: %w; is another process running? give another address with --admin-addr", err)
+	}
+	defer func() { _ = operators.Close() }()
+	tracing, err := telemetry.OpenTracing(ctx, cfg.Telemetry, version(), log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tracing.Shutdown(context.WithoutCancel(ctx))) }()
+	stores, err := database.Open(cfg.Database, cfg.Data, len(modules.All())+1, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stores.Close()) }()
+
+	shop, err := open(ctx, cfg, stores, tracing, log)
+	if err != nil {
+		return err
+	}
+	if err := sayAdmin(ctx, shop.stores["users"], out); err != nil {
+		return err
+	}
+	if err := shop.run(ctx, cfg, public, operators, func() {
+		_, _ = fmt.Fprintf(out, "banyan %s is ready after %d ms: the shop on %s, its documentation on %s/docs, operators on %s\n",
+			version(), time.Since(started).Milliseconds(), url(public), url(public), url(operators))
+	}); err != nil {
+		return err
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// shop is the opened modules and what is around them.
+type shop struct {
+	bus      *bus.Bus
+	set      modules.Set
+	stores   map[string]*unit.Store
+	gateway  *proxy.Gateway
+	operator *http.Server
+	log      *slog.Logger
+}
+
+// open wires everything; nothing runs yet.
+func open(ctx context.Context, cfg config.Config, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*shop, error) {
+	s := &shop{stores: map[string]*unit.Store{}, log: log}
+	registry := telemetry.NewRegistry()
+	opened, err := openStores(ctx, stores)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := control.Keys(ctx, opened[database.Control])
+	if err != nil {
+		return nil, err
+	}
+	s.bus = bus.New(cfg.Bus, bus.Options{
+		Control: opened[database.Control], Tracer: tracing.Tracer(), Metrics: telemetry.NewMessages(registry), Log: log,
+	})
+	var contracts []message.Contract
+	for _, d := range modules.All() {
+		contracts = append(contracts, d.Contract)
+	}
+	redactor := message.NewRedactor(contracts...)
+	for _, d := range modules.All() {
+		o := d.StoreOptions()
+		o.Clock, o.Tracer, o.Log, o.Personal = clock.System{}, tracing.Tracer(), log, redactor
+		s.stores[d.Name] = unit.New(opened[d.Name], o)
+	}
+	s.set = modules.Open(own(cfg.Modules), keys, func(name string) module.Deps {
+		return module.Deps{Store: s.stores[name], Caller: s.bus, Clock: clock.System{}, Log: log.With("module", name), Files: filepath.Join(cfg.Data, name)}
+	})
+	router := rest.NewEcho(log)
+	api := rest.NewAPI("Banyan", version(), router, log)
+	for _, m := range s.set.Modules {
+		if err := s.bus.Add(m, s.stores[m.Name]); err != nil {
+			return nil, err
+		}
+		m.Register(api, func(r module.Route) huma.Operation { return rest.Operation(m.Name, r) })
+	}
+	if err := s.bus.Open(ctx); err != nil {
+		return nil, err
+	}
+	openapi, asyncapi, err := documents()
+	if err != nil {
+		return nil, err
+	}
+	if s.gateway, err = proxy.New(cfg.Gateway, proxy.Options{
+		Modules: modules.All(), Local: router, Verifier: keys, Revocations: s.set.Sessions, Ready: s.ready,
+		Extra: map[string]http.Handler{"/docs": docs.Handler(openapi, asyncapi)},
+		Clock: clock.System{}, Log: log, Tracer: tracing.Tracer(), Registry: registry,
+	}); err != nil {
+		return nil, err
+	}
+	token, err := admin.Token(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	s.operator = admin.Server(admin.Options{
+		Token: token, Hosts: cfg.AdminHosts, Registry: registry, Log: log,
+		Open: map[string]http.Handler{
+			"GET /healthz": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"status":"ok"}`) }),
+			"GET /readyz":  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.gateway.Readyz(r.Context(), w, r.URL.Query()) }),
+		},
+		Guarded: map[string]http.Handler{"/admin/": operator.Handler(operator.Options{
+			Bus: s.bus, Projections: s.set.Projections,
+			Spans:  func() any { return tracing.Recent() },
+			Routes: func() any { return s.gateway.Routes() },
+			Config: func() string { var b strings.Builder; _ = cfg.Print(&b); return b.String() },
+		})},
+	})
+	return s, nil
+}
+
+// openStores opens and migrates the stores of all modules at the same time.
+func openStores(ctx context.Context, stores *database.Stores) (map[string]*database.DB, error) {
+	opened := map[string]*database.DB{}
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	for _, name := range append([]string{database.Control}, modules.Names()...) {
+		g.Go(func() error {
+			db, err := stores.Store(gctx, name)
+			mu.Lock()
+			defer mu.Unlock()
+			opened[name] = db
+			return err
+		})
+	}
+	return opened, g.Wait()
+}
+
+// own is each module's own part of the configuration.
+func own(m config.Modules) modules.Config {
+	return modules.Config{
+		Users: m.Users.Config, Catalog: m.Catalog.Config, Carts: m.Carts.Config, Orders: m.Orders.Config,
+		Payments: m.Payments.Config, Inventory: m.Inventory.Config, Shipping: m.Shipping.Config, Notifications: m.Notifications.Config,
+	}
+}
+
+// sayAdmin makes the first admin, and says a password that was made up: once, and nowhere else.
+func sayAdmin(ctx context.Context, store *unit.Store, out io.Writer) error {
+	password, created, err := users.Bootstrap(ctx, store, os.Getenv("BANYAN_ADMIN_PASSWORD"))
+	if err != nil {
+		return fmt.Errorf("first admin: %w", err)
+	}
+	if created && password != "" {
+		_, _ = fmt.Fprintf(out, "The admin is %s, the password %s (said this once; change it after signing in)\n", users.AdminEmail, password)
+	}
+	return nil
+}
+
+// run starts everything in order and, when ctx ends, ends it in reverse.
+func (s *shop) run(ctx context.Context, cfg config.Config, public, operators net.Listener, ready func()) error {
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	g, gctx := errgroup.WithContext(work)
+	g.Go(func() error { return s.bus.Run(gctx) })
+	g.Go(func() error { return s.set.Sessions.Run(gctx) })
+	for _, m := range s.set.Modules {
+		if err := m.Start(gctx); err != nil {
+			end()
+			return errors.Join(err, g.Wait())
+		}
+	}
+	server := s.gateway.Server()
+	serveOn := func(server *http.Server, l net.Listener) {
+		g.Go(func() error {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	serveOn(server, public)
+	serveOn(s.operator, operators)
+	ready()
+	select {
+	case <-ctx.Done():
+	case <-gctx.Done(): // something ended that should not
+	}
+	s.log.Info("draining")
+	s.gateway.Drain()
+	until, cancel := context.WithTimeout(work, cfg.ShutdownTimeout)
+	defer cancel()
+	err := server.Shutdown(until)
+	end() // the bus finishes what is on its way
+	err = errors.Join(err, s.operator.Shutdown(until), g.Wait())
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("not drained within %s (shutdown_timeout); what was left is done after the next start: %w", cfg.ShutdownTimeout, err)
+	}
+	return err
+}
+
+// ready is 200 as long as a store can be reached; trouble behind it is told, not shown as an outage.
+func (s *shop) ready(ctx context.Context, name string) (bool, any) {
+	states, delivering := s.bus.Status(ctx)
+	reachable := 0
+	status := "ready"
+	for m, state := range states {
+		if name != "" && m != name {
+			delete(states, m)
+			continue
+		}
+		if state.Store == "ok" {
+			reachable++
+		}
+		if state.Store != "ok" || state.Dead > 0 || state.Overload != "" {
+			status = "degraded"
+		}
+	}
+	if !delivering {
+		status = "degraded"
+	}
+	if reachable == 0 {
+		status = "unavailable"
+	}
+	return reachable > 0, map[string]any{"status": status, "delivering": delivering, "modules": states}
+}
+
+func url(l net.Listener) string {
+	host, port, _ := net.SplitHostPort(l.Addr().String())
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
