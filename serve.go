@@ -131,13 +131,9 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	if err := s.bus.Open(ctx); err != nil {
 		return nil, err
 	}
-	openapi, asyncapi, err := documents()
-	if err != nil {
-		return nil, err
-	}
 	if s.gateway, err = proxy.New(cfg.Gateway, proxy.Options{
 		Modules: modules.All(), Local: router, Verifier: keys, Revocations: s.set.Sessions, Ready: s.ready,
-		Extra: map[string]http.Handler{"/docs": docs.Handler(openapi, asyncapi)},
+		Extra: map[string]http.Handler{"/docs": documentation(log)},
 		Clock: clock.System{}, Log: log, Tracer: tracing.Tracer(), Registry: registry,
 	}); err != nil {
 		return nil, err
@@ -160,6 +156,19 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		})},
 	})
 	return s, nil
+}
+
+// documentation is made when somebody asks for it: a start need not wait for it.
+func documentation(log *slog.Logger) http.Handler {
+	handler := sync.OnceValue(func() http.Handler {
+		openapi, asyncapi, err := documents()
+		if err != nil {
+			log.Error("documentation cannot be made", "error", err)
+			return http.NotFoundHandler()
+		}
+		return docs.Handler(openapi, asyncapi)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler().ServeHTTP(w, r) })
 }
 
 // openStores opens and migrates the stores of all modules at the same time.

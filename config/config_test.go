@@ -240,6 +240,18 @@ func TestWrongInput(t *testing.T) {
 	}
 }
 
+func TestAFileOfAnotherProgram(t *testing.T) {
+	t.Parallel()
+	var text strings.Builder
+	for i := range 50_000 {
+		fmt.Fprintf(&text, "key%d: %d\n", i, i)
+	}
+	_, err := Load(Options{File: file(t, text.String())})
+	if err == nil || strings.Count(err.Error(), "\n") != maxWrong-1 {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestFilesThatAreFine(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{

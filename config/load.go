@@ -28,7 +28,10 @@ type Options struct {
 	Environ func() []string   // os.Environ, in programs
 }
 
-const maxFile = 1 << 20
+const (
+	maxFile  = 1 << 20
+	maxWrong = 20 // what is wrong with a file is told up to here: a file of another program is wrong all over
+)
 
 // Load reads the configuration: defaults, file, BANYAN_* variables, flags. It fails with all that is wrong, each
 // naming a key.
@@ -194,7 +197,7 @@ func read(keys known, path string, text []byte, settings map[string]setting) (wr
 			return
 		}
 		seen := map[string]bool{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
+		for i := 0; i+1 < len(n.Content) && len(wrong) < maxWrong; i += 2 {
 			name, value := n.Content[i], resolve(n.Content[i+1])
 			key := resolve(name).Value
 			if section != "" {

@@ -60,6 +60,7 @@ type Gateway struct {
 	modules       map[string]bool
 	extra         []extra
 	metrics       *metrics
+	probes        probes
 	table         atomic.Pointer[table]
 
 	draining atomic.Bool
@@ -87,7 +88,7 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, log: o.Log, clock: o.Clock, tracer: o.Tracer, trusted: trusted, hosts: map[string]bool{}, verifier: o.Verifier,
-		revocations: o.Revocations, tokens: newTokens(cachedTokens), ready: o.Ready, modules: map[string]bool{},
+		revocations: o.Revocations, tokens: newTokens(cachedTokens), ready: o.Ready, modules: map[string]bool{}, probes: probes{found: map[string]readiness{}},
 		customers: newLimiter(cfg.Rate.Customer, cfg.Rate.Clients), anonymous: newLimiter(cfg.Rate.Anonymous, cfg.Rate.Clients),
 		verifications: newLimiter(cfg.Rate.Anonymous, cfg.Rate.Clients),
 	}

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -717,13 +718,24 @@ func TestSpans(t *testing.T) {
 func TestProbes(t *testing.T) {
 	t.Parallel()
 	ready := map[string]bool{"": true, "orders": false}
+	var asked atomic.Int64
 	s := open(t, func(_ *proxy.Config, o *proxy.Options) {
-		o.Ready = func(_ context.Context, name string) (bool, any) { return ready[name], map[string]any{"module": name} }
+		o.Ready = func(_ context.Context, name string) (bool, any) {
+			asked.Add(1)
+			return ready[name], map[string]any{"module": name}
+		}
 	})
 	for path, want := range map[string]int{"/healthz": 200, "/readyz": 200, "/readyz?module=orders": 503} {
 		if got := s.probe(path); got != want {
 			t.Errorf("%s: %d, want %d", path, got, want)
 		}
+	}
+	before := asked.Load()
+	for range 200 {
+		s.probe("/readyz")
+	}
+	if more := asked.Load() - before; more > 20 {
+		t.Errorf("200 probes were %d times work for the stores", more)
 	}
 	if got := s.do("GET", "/readyz?module=nothing", ""); got.status != 404 {
 		t.Errorf("unknown module: %d", got.status)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/banyan-go/banyan/internal/errs"
@@ -40,18 +41,45 @@ func (g *Gateway) Readyz(ctx context.Context, w http.ResponseWriter, query url.V
 		state(w, http.StatusOK, map[string]string{"status": "ready"})
 		return
 	}
-	// A probe that waits for a store that hangs says nothing; one that gives up says 503.
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	status, body := g.readiness(ctx, name)
+	state(w, status, body)
+}
+
+// probes remembers what was found a moment ago: anybody can ask, and finding out is work for the stores.
+type probes struct {
+	mu    sync.Mutex
+	found map[string]readiness // by module
+}
+
+type readiness struct {
+	at     time.Time
+	status int
+	body   any
+}
+
+const probeFor = 250 * time.Millisecond
+
+func (g *Gateway) readiness(ctx context.Context, name string) (int, any) {
+	g.probes.mu.Lock()
+	defer g.probes.mu.Unlock()
+	if r, ok := g.probes.found[name]; ok && time.Since(r.at) < probeFor {
+		return r.status, r.body
+	}
+	// A probe that waits for a store that hangs says nothing; one that gives up says 503. What is found is for all who
+	// ask, so it does not end with the one who asked first.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	ready, body := g.ready(ctx, name)
-	status := http.StatusOK
+	r := readiness{at: time.Now(), status: http.StatusOK, body: body}
+	text := "ready"
 	if !ready {
-		status = http.StatusServiceUnavailable
+		r.status, text = http.StatusServiceUnavailable, "unavailable"
 	}
-	if body == nil {
-		body = map[string]string{"status": map[bool]string{true: "ready", false: "unavailable"}[ready]}
+	if r.body == nil {
+		r.body = map[string]string{"status": text}
 	}
-	state(w, status, body)
+	g.probes.found[name] = r
+	return r.status, r.body
 }
 
 func (x *exchange) state(status int, body any) { state(&x.answer, status, body) }

@@ -193,7 +193,7 @@ func learn(w *unit.Work, p catalogapi.Product) error {
 	err := w.DB.Exec(`INSERT INTO products (sku, name, price_amount, price_currency, on_sale, version) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (sku) DO UPDATE SET name = excluded.name, price_amount = excluded.price_amount, price_currency = excluded.price_currency,
 			on_sale = excluded.on_sale, version = excluded.version
-		`, p.SKU, p.Name, p.Price.Amount, p.Price.Currency, p.OnSale, p.Version).Error
+		WHERE products.version < excluded.version`, p.SKU, p.Name, p.Price.Amount, p.Price.Currency, p.OnSale, p.Version).Error
 	if err != nil {
 		return fmt.Errorf("learn product %s: %w", p.SKU, err)
 	}

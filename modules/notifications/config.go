@@ -2,6 +2,7 @@ package notifications
 
 import (
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ type Config struct {
 	Sender         string       `mapstructure:"sender"`          // folder or smtp
 	From           string       `mapstructure:"from"`            // as in "Banyan <shop@example.com>"
 	Language       string       `mapstructure:"language"`        // of those who have not chosen
-	InvitationLink string       `mapstructure:"invitation_link"` // {token} stands for the token
+	InvitationLink string       `mapstructure:"invitation_link"` // of the page that takes invitations; {token} stands for the token
 	Folder         FolderConfig `mapstructure:"folder"`
 	SMTP           SMTPConfig   `mapstructure:"smtp"`
 }
@@ -49,7 +50,7 @@ type SMTPConfig struct {
 func DefaultConfig() Config {
 	return Config{
 		Sender: senderFolder, From: "Banyan <shop@localhost>", Language: letter.Languages()[0],
-		InvitationLink: "http://localhost:8080/invitation?token={token}",
+		InvitationLink: "http://localhost:8080/#invitation={token}",
 		Folder:         FolderConfig{Sync: true},
 		SMTP:           SMTPConfig{Port: 587, TLS: mail.StartTLS, Timeout: 20 * time.Second},
 	}
@@ -66,8 +67,8 @@ func (c Config) Validate() error {
 	if !slices.Contains(letter.Languages(), c.Language) {
 		return wrong("language", "%q is not one of %s", c.Language, strings.Join(letter.Languages(), ", "))
 	}
-	if !strings.Contains(c.InvitationLink, tokenMark) {
-		return wrong("invitation_link", "%q has no place for the %s", c.InvitationLink, tokenMark)
+	if link, err := url.Parse(c.InvitationLink); err != nil || (link.Scheme != "http" && link.Scheme != "https") || link.Host == "" || !strings.Contains(c.InvitationLink, tokenMark) {
+		return wrong("invitation_link", "%q is not an address with a place for the token, like https://shop.example.com/#invitation=%s", c.InvitationLink, tokenMark)
 	}
 	switch c.Sender {
 	case senderFolder:

@@ -30,7 +30,7 @@ type row struct {
 var columns = [...]string{"InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID"}
 
 // read hands each row of a file to fn, whose error is told with the place of the row. The file may be compressed with
-// gzip, whatever its name. It returns after having read all of r, so that a sum over r covers the whole file.
+// gzip, whatever its name.
 func read(name string, r io.Reader, fn func(row) error) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	if magic, _ := in.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
