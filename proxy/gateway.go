@@ -184,7 +184,6 @@ type exchange struct {
 	epoch  uint64
 	route  *route // nil if there is none
 	who    identity.Identity
-	abort  bool // the answer is cut off
 }
 
 func (x *exchange) fail(ctx context.Context, err error) {

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"gorm.io/gorm/logger"
 
 	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/secret"
 )
 
 // Dialect is the kind of database behind a store.
@@ -47,10 +49,10 @@ type Config struct {
 
 // PostgresConfig says how to reach PostgreSQL.
 type PostgresConfig struct {
-	DSN            string `mapstructure:"dsn"`             // URL of server and database, without user and password
-	Secret         string `mapstructure:"secret"`          // the module roles' passwords are derived from it
-	AdminDSN       string `mapstructure:"admin_dsn"`       // for `banyan migrate` alone
-	MaxConnections int    `mapstructure:"max_connections"` // of this process, over all modules
+	DSN            string      `mapstructure:"dsn"`             // URL of server and database, without user and password
+	Secret         secret.Text `mapstructure:"secret"`          // the module roles' passwords are derived from it
+	AdminDSN       secret.Text `mapstructure:"admin_dsn"`       // for `banyan migrate` alone
+	MaxConnections int         `mapstructure:"max_connections"` // of this process, over all modules
 }
 
 // DefaultConfig is SQLite.
@@ -69,6 +71,9 @@ func (c Config) Validate() error {
 	}
 	if c.Postgres.DSN == "" {
 		return errors.New("database.postgres.dsn: is empty; give the server as in postgres://127.0.0.1:5432/banyan")
+	}
+	if u, err := url.Parse(c.Postgres.DSN); err != nil || u.User != nil {
+		return errors.New("database.postgres.dsn: must be a URL without user and password; the modules' roles and database.postgres.secret make those")
 	}
 	if c.Postgres.MaxConnections < 1 {
 		return fmt.Errorf("database.postgres.max_connections: %d is not at least 1", c.Postgres.MaxConnections)

@@ -244,7 +244,7 @@ func TestRolesAreSeparate(t *testing.T) {
 		}
 	}
 	// The counter-check: an administrator may do the same, so the refusals above come from the role.
-	c, err := pgx.Connect(t.Context(), e.Config.Postgres.AdminDSN)
+	c, err := pgx.Connect(t.Context(), e.Config.Postgres.AdminDSN.Reveal())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -145,7 +145,7 @@ func Migrate(ctx context.Context, cfg PostgresConfig, modules []string, log *slo
 	if cfg.Secret == "" {
 		return errors.New("database.postgres.secret: is empty; give a long random string, the same to every process")
 	}
-	admin, err := pgx.ParseConfig(cfg.AdminDSN)
+	admin, err := pgx.ParseConfig(cfg.AdminDSN.Reveal())
 	if err != nil {
 		return errors.New("database.postgres.admin_dsn: cannot be read; give it as in postgres://admin:password@127.0.0.1:5432/banyan")
 	}
@@ -158,7 +158,7 @@ func Migrate(ctx context.Context, cfg PostgresConfig, modules []string, log *slo
 		return err
 	}
 	for _, m := range append([]string{Control}, modules...) {
-		if err := prepareSchema(ctx, c, cfg.Secret, m); err != nil {
+		if err := prepareSchema(ctx, c, cfg.Secret.Reveal(), m); err != nil {
 			return fmt.Errorf("prepare schema %s: %w", m, err)
 		}
 		applied, err := migrateSchema(ctx, admin, m)

@@ -45,14 +45,6 @@ func (p readPool) QueryRowContext(ctx context.Context, query string, args ...any
 // GetDBConn lets GORM find the pool behind.
 func (p readPool) GetDBConn() (*sql.DB, error) { return p.DB, nil }
 
-// conn is what a unit of work needs of a connection or a transaction.
-type conn interface {
-	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
 // bind gives a GORM handle that runs on pool.
 func bind(base *gorm.DB, ctx context.Context, pool gorm.ConnPool) *gorm.DB {
 	tx := base.Session(&gorm.Session{NewDB: true, Context: ctx, SkipDefaultTransaction: true})

@@ -51,7 +51,7 @@ func moduleConfig(cfg PostgresConfig, module string) (*pgx.ConnConfig, error) {
 		return nil, errors.New("database.postgres.dsn: cannot be read; give it as in postgres://127.0.0.1:5432/banyan")
 	}
 	c.User = Role(c.Database, module)
-	c.Password = Password(cfg.Secret, c.User)
+	c.Password = Password(cfg.Secret.Reveal(), c.User)
 	c.RuntimeParams["search_path"] = module
 	c.RuntimeParams["application_name"] = "banyan " + module
 	c.RuntimeParams["timezone"] = "UTC"

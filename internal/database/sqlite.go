@@ -52,7 +52,6 @@ type job struct {
 	fn     func(tx *gorm.DB) error
 	err    error
 	broke  bool // its failure rolled the whole group back
-	ran    bool
 	result chan error
 }
 

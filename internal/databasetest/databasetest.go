@@ -3,6 +3,7 @@ package databasetest
 
 import (
 	"log/slog"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"gorm.io/gorm"
 
 	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/secret"
 	"github.com/banyan-go/banyan/internal/testinfra"
 )
 
@@ -47,11 +49,22 @@ func PostgresAt(t testing.TB, admin string, modules ...string) Engine {
 	t.Helper()
 	c := database.DefaultConfig()
 	c.Driver = string(database.Postgres)
-	c.Postgres.DSN, c.Postgres.AdminDSN, c.Postgres.Secret = admin, admin, Secret
+	c.Postgres.DSN, c.Postgres.AdminDSN, c.Postgres.Secret = Bare(t, admin), secret.Text(admin), Secret
 	if err := database.Migrate(t.Context(), c.Postgres, modules, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	return Engine{Dialect: database.Postgres, Config: c, Dir: t.TempDir()}
+}
+
+// Bare is a DSN without user and password.
+func Bare(t testing.TB, dsn string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = nil
+	return u.String()
 }
 
 // Open opens stores of the engine; they are closed at the end of the test.
@@ -91,7 +104,7 @@ func (e Engine) Table(t testing.TB, db *database.DB, name, columns string) {
 		}
 		return
 	}
-	c, err := pgx.Connect(ctx, e.Config.Postgres.AdminDSN)
+	c, err := pgx.Connect(ctx, e.Config.Postgres.AdminDSN.Reveal())
 	if err != nil {
 		t.Fatal(err)
 	}

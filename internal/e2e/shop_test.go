@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -49,18 +48,17 @@ func TestMain(m *testing.M) {
 
 // shop is a running process, or one that was.
 type shop struct {
-	t       *testing.T
-	dir     string
-	addr    string
-	admin   string
-	env     []string
-	cmd     *exec.Cmd
-	out     *lockedBuffer
-	errOut  *lockedBuffer
-	Engine  string
-	Restart func(t *testing.T) // of its database server, if it has one of its own
-	server  *testinfra.Server
-	dbName  string
+	t      *testing.T
+	dir    string
+	addr   string
+	admin  string
+	env    []string
+	cmd    *exec.Cmd
+	out    *lockedBuffer
+	errOut *lockedBuffer
+	Engine string
+	server *testinfra.Server
+	dbName string
 }
 
 type lockedBuffer struct {
@@ -110,7 +108,7 @@ func postgres(t *testing.T, own bool, env ...string) *shop {
 	dsn := server.Database(t)
 	databasetest.PostgresAt(t, dsn, moduleNames...)
 	s := &shop{t: t, Engine: "postgres", dir: t.TempDir(), addr: freeAddr(t), admin: freeAddr(t), server: server, dbName: testinfra.Name(dsn)}
-	s.env = append([]string{"BANYAN_DATABASE_DRIVER=postgres", "BANYAN_DATABASE_POSTGRES_DSN=" + dsn, "BANYAN_DATABASE_POSTGRES_SECRET=" + databasetest.Secret}, env...)
+	s.env = append([]string{"BANYAN_DATABASE_DRIVER=postgres", "BANYAN_DATABASE_POSTGRES_DSN=" + databasetest.Bare(t, dsn), "BANYAN_DATABASE_POSTGRES_SECRET=" + databasetest.Secret}, env...)
 	return s
 }
 
@@ -333,8 +331,5 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		<-time.After(20 * time.Millisecond)
 	}
 }
-
-// quiet is a logger for kits.
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 var saidPassword = regexp.MustCompile(`password (\S+) \(said this once`)

@@ -2,7 +2,9 @@ package rest
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -42,14 +44,21 @@ func key(ctx context.Context) (unit.RequestKey, bool) {
 	if !ok || r.IdempotencyKey == "" || (r.Method != "POST" && r.Method != "PATCH") {
 		return unit.RequestKey{}, false
 	}
-	h := sha256.New()
-	_, _ = fmt.Fprintf(h, "%s?%s\n", r.Path, r.Query)
-	h.Write(r.BodyHash[:])
+	// Bodies may hold passwords. What is kept of one is keyed with the caller's Idempotency-Key, and of that only a hash:
+	// whoever reads the table can try neither.
+	mac := hmac.New(sha256.New, []byte(r.IdempotencyKey))
+	_, _ = fmt.Fprintf(mac, "%s?%s\n", r.Path, r.Query)
+	mac.Write(r.BodyHash[:])
 	subject := r.Subject
 	if subject == "" {
-		subject = "anonymous " + r.ClientIP // keys of strangers must not meet
+		subject = "anonymous " + digest(r.ClientIP) // keys of strangers must not meet
 	}
-	return unit.RequestKey{Subject: subject, Route: r.Method + " " + r.Route, Key: r.IdempotencyKey, Hash: h.Sum(nil), Keep: r.Money}, true
+	return unit.RequestKey{Subject: subject, Route: r.Method + " " + r.Route, Key: digest(r.IdempotencyKey), Hash: mac.Sum(nil), Keep: r.Money}, true
+}
+
+func digest(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
 }
 
 func commit[T any](ctx context.Context, store *unit.Store, fn func(ctx context.Context, w *unit.Work) (T, error)) (*Answer[T], error) {

@@ -72,21 +72,29 @@ func (t *Timers) Wake() {
 
 // Effect runs an effect that this process has just committed, unless it is too busy: then it is found by its row.
 func (t *Timers) Effect(name, key string, payload []byte, firstAt time.Time) {
-	t.start(due{Kind: unit.KindEffect, Name: name, Key: key, Payload: payload, FirstAt: firstAt})
+	t.start(due{Kind: unit.KindEffect, Name: name, Key: key, Payload: payload, FirstAt: firstAt}, false)
 }
 
-func (t *Timers) start(d due) {
+// start runs an effect soon; marked says that the store knows already that it runs.
+func (t *Timers) start(d due, marked bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.stopping {
-		return
-	}
+	full := false
 	select {
 	case t.queued <- struct{}{}:
 	default:
+		full = true
+	}
+	if t.stopping || full {
+		if !full {
+			<-t.queued
+		}
+		if marked {
+			t.store.EndEffect(d.Name, d.Key)
+		}
 		return
 	}
-	if !t.store.StartEffect(d.Name, d.Key) {
+	if !marked && !t.store.StartEffect(d.Name, d.Key) {
 		<-t.queued
 		return
 	}
@@ -196,6 +204,10 @@ func (t *Timers) fire(ctx context.Context, now time.Time) (busy bool, err error)
 
 // postpone claims a due effect for this process by moving its row, then runs it.
 func (t *Timers) postpone(ctx context.Context, d due) {
+	// Marked before the row is moved: whoever asks in between whether anything is left to do must see one of both.
+	if !t.store.StartEffect(d.Name, d.Key) {
+		return
+	}
 	claimed := false
 	err := t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		r := w.DB.Exec("UPDATE timers SET due_at = ? WHERE name = ? AND key = ? AND due_at = ?", w.Now().Add(unit.EffectGrace), d.Name, d.Key, d.DueAt)
@@ -204,11 +216,12 @@ func (t *Timers) postpone(ctx context.Context, d due) {
 	})
 	if err != nil {
 		t.log.Warn("effect not claimed", "module", t.module.Name, "effect", d.Name, "key", d.Key, "error", err)
+	}
+	if err != nil || !claimed {
+		t.store.EndEffect(d.Name, d.Key)
 		return
 	}
-	if claimed {
-		t.start(d)
-	}
+	t.start(d, true)
 }
 
 // cause is the message that a timer's work derives its ids from.
@@ -287,7 +300,8 @@ func (t *Timers) effect(d due) {
 	} else {
 		err = t.call(ctx, fn, d)
 	}
-	finished := t.store.EndEffect(d.Name, d.Key)
+	defer t.store.EndEffect(d.Name, d.Key)
+	finished := t.store.Finished(d.Name, d.Key)
 	switch {
 	case err != nil:
 		t.failed(ctx, d, err)

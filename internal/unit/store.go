@@ -260,14 +260,18 @@ func (s *Store) StartEffect(name, key string) bool {
 	return true
 }
 
-// EndEffect ends what StartEffect began and says whether a unit of work has finished the effect in between.
-func (s *Store) EndEffect(name, key string) (finished bool) {
+// Finished says whether a unit of work has finished an effect since StartEffect.
+func (s *Store) Finished(name, key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := timerKey{name, key}
-	finished = s.running[k]
-	delete(s.running, k)
-	return finished
+	return s.running[timerKey{name, key}]
+}
+
+// EndEffect ends what StartEffect began.
+func (s *Store) EndEffect(name, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, timerKey{name, key})
 }
 
 // Busy says whether effects run in this process.

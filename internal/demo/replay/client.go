@@ -245,9 +245,13 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// all reads a list, page by page.
+// all reads a list, page by page. The path may have a query.
 func all[T any](ctx context.Context, c *client, path string, each func(T)) error {
 	cursor := ""
+	mark := "?"
+	if strings.Contains(path, "?") {
+		mark = "&"
+	}
 	for {
 		var page struct {
 			Items []T    `json:"items"`
@@ -257,7 +261,7 @@ func all[T any](ctx context.Context, c *client, path string, each func(T)) error
 		if cursor != "" {
 			q.Set("cursor", cursor)
 		}
-		if err := c.get(ctx, path+"?"+q.Encode(), &page); err != nil {
+		if err := c.get(ctx, path+mark+q.Encode(), &page); err != nil {
 			return err
 		}
 		for _, item := range page.Items {

@@ -114,7 +114,7 @@ func (p *progress) show(now time.Time, last bool) {
 func (p *progress) text(now time.Time, last bool) string {
 	share := 1.0
 	if p.total > 0 {
-		share = float64(p.done) / float64(p.total)
+		share = min(1, float64(p.done)/float64(p.total))
 	}
 	var b strings.Builder
 	_, _ = fmt.Fprintf(&b, "%-18s ", p.phase)

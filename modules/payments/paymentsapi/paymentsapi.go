@@ -23,7 +23,7 @@ type Charge struct {
 	OrderID    string      `json:"order_id"`
 	CustomerID string      `json:"customer_id"`
 	Amount     money.Money `json:"amount"`
-	Card       string      `json:"card"` // token of the card, never a number
+	Card       string      `json:"card" personal:"true"` // token of the card, never a number
 }
 
 // Refund gives part of a captured payment back. Answered by PaymentRefunded. RefundID makes it happen once.
@@ -91,3 +91,5 @@ func (e PaymentCaptured) MessageKey() string { return e.OrderID }
 func (e PaymentDeclined) MessageKey() string { return e.OrderID }
 func (e PaymentRefunded) MessageKey() string { return e.OrderID }
 func (e PaymentSettled) MessageKey() string  { return e.OrderID }
+
+func (c Charge) PersonalSubject() string { return c.CustomerID }

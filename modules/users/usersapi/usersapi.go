@@ -22,7 +22,7 @@ type UserRegistered struct {
 	Name      string    `json:"name" personal:"true"`
 	Email     string    `json:"email,omitempty" personal:"true"` // may be empty for customers created by staff
 	Role      string    `json:"role"`
-	Reference string    `json:"reference,omitempty"` // the customer's number in another system
+	Reference string    `json:"reference,omitempty" personal:"true"` // the customer's number in another system
 	At        time.Time `json:"at"`
 }
 

@@ -1,0 +1,67 @@
+package e2e
+
+import (
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Two replicas on one database under load, one of them killed and started again: the books agree.
+func TestTwoReplicas(t *testing.T) {
+	t.Parallel()
+	a := postgres(t, false)
+	a.env = append(a.env, "BANYAN_MODULES_PAYMENTS_PROVIDER_FILE="+filepath.Join(a.dir, "payments", "provider.jsonl"))
+	b := a.replica()
+	a.start()
+	b.start()
+	l := newLedger(t, a)
+	l.any = func() *shop {
+		if rand.IntN(2) == 0 {
+			return b
+		}
+		return a
+	}
+	l.run(6, 40, func(n int) {
+		if n == 100 {
+			b.kill()
+			b.start()
+		}
+	})
+	l.any = func() *shop { return a }
+	l.check()
+}
+
+// The database's sessions are terminated again and again, and the server is restarted, while orders come: every one that
+// was acknowledged is there once, and nobody has to restart the shop.
+func TestDatabaseGoesAway(t *testing.T) {
+	t.Parallel()
+	s := postgres(t, true)
+	s.start()
+	l := newLedger(t, s)
+	stop := make(chan struct{})
+	var faults sync.WaitGroup
+	faults.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(150 * time.Millisecond):
+			}
+			if i == 8 {
+				if err := s.server.Restart(); err != nil {
+					t.Error(err)
+				}
+				continue
+			}
+			if err := s.server.TerminateSessions(s.dbName); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	l.run(6, 30, nil)
+	close(stop)
+	faults.Wait()
+	l.check()
+}
