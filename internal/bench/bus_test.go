@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/bustest"
 	"github.com/banyan-go/banyan/internal/databasetest"
+	"github.com/banyan-go/banyan/internal/module"
 	"github.com/banyan-go/banyan/internal/testinfra"
 	"github.com/banyan-go/banyan/internal/unit"
 )
@@ -100,15 +100,22 @@ func produce(b *testing.B, w *bustest.World, n int) {
 	all.Wait()
 }
 
+// BenchmarkDrainGrouped: the same backlog, with a handler that lets messages share a transaction.
+func BenchmarkDrainGrouped(b *testing.B) {
+	each(b, func(b *testing.B, e databasetest.Engine) { drain(b, e, 50) })
+}
+
 // BenchmarkDrain: a backlog that was committed before anybody listened.
 func BenchmarkDrain(b *testing.B) {
-	each(b, func(b *testing.B, e databasetest.Engine) {
-		w := bustest.Prepare(b, e, bustest.Options{Real: true, Config: func(c *bus.Config) {}})
-		produce(b, w, b.N)
-		b.ResetTimer()
-		start := time.Now()
-		w.Run()
-		w.Settle()
-		b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "handled/s")
-	})
+	each(b, func(b *testing.B, e databasetest.Engine) { drain(b, e, 0) })
+}
+
+func drain(b *testing.B, e databasetest.Engine, group int) {
+	w := bustest.Prepare(b, e, bustest.Options{Real: true, Handler: func(s *module.Subscription) { s.Group = group }})
+	produce(b, w, b.N)
+	b.ResetTimer()
+	start := time.Now()
+	w.Run()
+	w.Settle()
+	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "handled/s")
 }

@@ -153,7 +153,7 @@ func (b *Bus) Add(m *module.Module, store *unit.Store) error {
 	p.relay = relay.New(store, relay.Config{Workers: b.cfg.Workers, Window: b.cfg.Window, Sweep: time.Second}, b.send, b.opts.Metrics, b.opts.Log)
 	for _, s := range append([]module.Subscription{{Handler: module.CommandHandler}}, m.Subscriptions...) {
 		p.handlers = append(p.handlers, &inbox.Handler{
-			Name: s.Handler, Aliases: s.Aliases, Unordered: s.Unordered, Skip: s.Skip,
+			Name: s.Handler, Aliases: s.Aliases, Unordered: s.Unordered, Skip: s.Skip, Group: s.Group,
 			For: func(name string) module.MessageHandler { return m.MessageHandler(s.Handler, name) },
 		})
 	}

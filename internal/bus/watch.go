@@ -148,14 +148,14 @@ func (b *Bus) Modules() []string { return b.names() }
 // Idle says whether nothing is on its way and nothing is due in any module.
 func (b *Bus) Idle(ctx context.Context) (bool, error) {
 	for _, p := range b.parts {
-		var left int64
+		var left bool
 		now := p.store.Clock().Now()
-		err := p.store.Read(ctx).Raw(`SELECT (SELECT count(*) FROM delivery) + (SELECT count(*) FROM parked_key WHERE next_at <= ?)
-			+ (SELECT count(*) FROM timers WHERE due_at <= ?)`, now, now).Row().Scan(&left)
+		err := p.store.Read(ctx).Raw(`SELECT EXISTS (SELECT 1 FROM delivery) OR EXISTS (SELECT 1 FROM parked_key WHERE next_at <= ?)
+			OR EXISTS (SELECT 1 FROM timers WHERE due_at <= ?)`, now, now).Row().Scan(&left)
 		if err != nil {
 			return false, err
 		}
-		if left > 0 || p.store.Busy() {
+		if left || p.store.Busy() {
 			return false, nil
 		}
 	}

@@ -23,6 +23,9 @@ func Statements(tx *gorm.DB) SQL {
 	return SQL{ctx: tx.Statement.Context, pool: tx.Statement.ConnPool, dialect: tx.Dialector.Name()}
 }
 
+// Dialect is the kind of the store.
+func (s SQL) Dialect() Dialect { return Dialect(s.dialect) }
+
 // Exec runs a statement and says how many rows it touched.
 func (s SQL) Exec(query string, args ...any) (int64, error) {
 	r, err := s.pool.ExecContext(s.ctx, s.bind(query), args...)

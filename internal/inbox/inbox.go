@@ -43,8 +43,14 @@ type Handler struct {
 	Aliases   []string
 	Unordered bool
 	Skip      bool
+	Group     int                                     // messages that may share a transaction when many wait; 0 or 1 for none
 	For       func(name string) module.MessageHandler // nil for names that the handler does not know
+
+	group group
 }
+
+// groupTimeout bounds a group; who cannot make it in that time is handled alone, with a time of its own.
+const groupTimeout = 5 * time.Second
 
 // Inbox is the receiving end of one module.
 type Inbox struct {
@@ -120,6 +126,10 @@ func (h *Handler) key(m message.Message) string {
 func (b *Inbox) Handle(ctx context.Context, h *Handler, m message.Message) (Outcome, error) {
 	fn := h.For(m.Name)
 	if fn == nil {
+		return Handled, nil
+	}
+	if b.together(h, fn, m) {
+		b.count(h, m, Handled)
 		return Handled, nil
 	}
 	outcome, err := b.attempt(ctx, h, fn, m)

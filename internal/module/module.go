@@ -64,6 +64,9 @@ type Subscription struct {
 	Events  []string // wire names, or prefixes as in "payments.*"
 	// Unordered lets messages of one key overtake each other when one fails. The default keeps their order.
 	Unordered bool
+	// Group lets so many messages of different keys share a transaction when many wait (PostgreSQL; SQLite shares commits anyway).
+	// It suits handlers with a statement or two, which touch nothing but rows of their key.
+	Group int
 	// Skip lets later messages of a key go on when one becomes a dead letter. The default blocks the key.
 	Skip bool
 }

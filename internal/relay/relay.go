@@ -251,9 +251,17 @@ func (l *leg) read() (more bool, err error) {
 	return !l.caught, nil
 }
 
+// readNext reads the next rows of a subscriber. On PostgreSQL the ids come as an array, so that the rows are looked up one by
+// one whatever the statistics say; on a table that was never analyzed a join reads all of it.
+var readNext = map[database.Dialect]string{
+	database.SQLite:   "SELECT " + rowColumns + " FROM outbox WHERE id IN (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ? ORDER BY outbox_id LIMIT ?) ORDER BY id",
+	database.Postgres: "SELECT " + rowColumns + " FROM outbox WHERE id = ANY (ARRAY (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ? ORDER BY outbox_id LIMIT ?)) ORDER BY id",
+}
+
+const rowColumns = "id, message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, payload"
+
 func (l *leg) query(from int64, limit int) ([]row, error) {
-	found, err := database.Statements(l.relay.store.Read(l.ctx)).Rows(`SELECT o.id, o.message_id, o.name, o.key, o.sequence, o.correlation_id, o.causation_id, o.traceparent, o.subject, o.created_at, o.payload
-		FROM delivery d JOIN outbox o ON o.id = d.outbox_id WHERE d.subscriber = ? AND d.outbox_id >= ? ORDER BY d.outbox_id LIMIT ?`, l.subscriber, from, limit)
+	found, err := database.Statements(l.relay.store.Read(l.ctx)).Rows(readNext[l.relay.store.DB().Dialect()], l.subscriber, from, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -395,31 +403,35 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 
 func deleteTaken(tx *gorm.DB, batch []mark) error {
 	db := database.Statements(tx)
-	bySubscriber := map[string][]any{}
-	var all []any
+	bySubscriber := map[string][]int64{}
+	var all []int64
 	for _, m := range batch {
 		bySubscriber[m.leg.subscriber] = append(bySubscriber[m.leg.subscriber], m.id)
 		all = append(all, m.id)
 	}
 	for s, ids := range bySubscriber {
 		for chunk := range slices.Chunk(ids, markSizes[len(markSizes)-1]) {
-			list, args := idList(chunk)
-			if _, err := db.Exec("DELETE FROM delivery WHERE subscriber = ? AND outbox_id IN ("+list+")", append([]any{s}, args...)...); err != nil {
+			list, args := idList(db, chunk)
+			if _, err := db.Exec("DELETE FROM delivery WHERE subscriber = ? AND outbox_id "+list, append([]any{s}, args...)...); err != nil {
 				return err
 			}
 		}
 	}
 	for chunk := range slices.Chunk(all, markSizes[len(markSizes)-1]) {
-		list, args := idList(chunk)
-		if _, err := db.Exec("DELETE FROM outbox WHERE id IN ("+list+") AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", args...); err != nil {
+		list, args := idList(db, chunk)
+		if _, err := db.Exec("DELETE FROM outbox WHERE id "+list+" AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", args...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// idList pads ids to one of the sizes by repeating the last.
-func idList(ids []any) (string, []any) {
+// idList is a condition on ids: an array on PostgreSQL, and on SQLite a list padded to one of few sizes by repeating the
+// last one.
+func idList(db database.SQL, ids []int64) (string, []any) {
+	if db.Dialect() == database.Postgres {
+		return "= ANY (?)", []any{ids}
+	}
 	size := markSizes[len(markSizes)-1]
 	for _, s := range markSizes {
 		if len(ids) <= s {
@@ -427,12 +439,11 @@ func idList(ids []any) (string, []any) {
 			break
 		}
 	}
-	args := make([]any, 0, size)
-	args = append(args, ids...)
-	for len(args) < size {
-		args = append(args, ids[len(ids)-1])
+	args := make([]any, size)
+	for i := range args {
+		args[i] = ids[min(i, len(ids)-1)]
 	}
-	return strings.TrimSuffix(strings.Repeat("?,", size), ","), args
+	return "IN (" + strings.TrimSuffix(strings.Repeat("?,", size), ",") + ")", args
 }
 
 // sweep finds what nobody has announced: left from a crash, or committed by another process.

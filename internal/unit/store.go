@@ -182,11 +182,48 @@ func (s *Store) run(ctx context.Context, cause *message.Message, handler string,
 	if Inside(ctx) {
 		return fmt.Errorf("a unit of work of %s was started inside another one", s.module)
 	}
+	var work *Work
+	return s.transact(ctx, opts, func(ctx context.Context, tx *gorm.DB) ([]*Work, []Delivery, error) {
+		work = s.work(ctx, tx, cause, handler)
+		if err := fn(ctx, work); err != nil {
+			return nil, nil, err
+		}
+		sent, err := work.flush()
+		return []*Work{work}, sent, err
+	})
+}
+
+// HandleGroup handles several messages in one transaction, each as by Handle: fn is called for each in turn. An error rolls
+// all of them back.
+func (s *Store) HandleGroup(ctx context.Context, causes []*message.Message, handler string, fn func(ctx context.Context, i int, w *Work) error) error {
+	return s.transact(ctx, []database.Option{database.Repeatable}, func(ctx context.Context, tx *gorm.DB) ([]*Work, []Delivery, error) {
+		var all []*Work
+		var sent []Delivery
+		for i, cause := range causes {
+			w := s.work(ctx, tx, cause, handler)
+			if err := fn(ctx, i, w); err != nil {
+				return nil, nil, err
+			}
+			more, err := w.flush()
+			if err != nil {
+				return nil, nil, err
+			}
+			all, sent = append(all, w), append(sent, more...)
+		}
+		return all, sent, nil
+	})
+}
+
+func (s *Store) work(ctx context.Context, tx *gorm.DB, cause *message.Message, handler string) *Work {
+	return &Work{DB: tx, store: s, cause: cause, handler: handler, now: s.clock.Now(), trace: traceContext{correlation: telemetry.Correlation(ctx), parent: Traceparent(ctx)}}
+}
+
+// transact runs fn in a transaction and does afterwards what its works have left to do.
+func (s *Store) transact(ctx context.Context, opts []database.Option, fn func(ctx context.Context, tx *gorm.DB) ([]*Work, []Delivery, error)) error {
 	ctx, span := s.tracer.Start(ctx, "unit of work "+s.module)
 	defer span.End()
 	inside := context.WithValue(ctx, contextKey{}, s)
-	trace := traceContext{correlation: telemetry.Correlation(ctx), parent: Traceparent(ctx)}
-	var work *Work
+	var works []*Work
 	var sent []Delivery
 	inOrder := s.db.Dialect() == database.SQLite
 	runs := 0
@@ -197,12 +234,8 @@ func (s *Store) run(ctx context.Context, cause *message.Message, handler string,
 	}))
 	err := s.db.Write(inside, func(tx *gorm.DB) error {
 		runs++
-		work = &Work{DB: tx, store: s, cause: cause, handler: handler, now: s.clock.Now(), trace: trace}
-		if err := fn(inside, work); err != nil {
-			return err
-		}
 		var err error
-		sent, err = work.flush()
+		works, sent, err = fn(inside, tx)
 		return err
 	}, opts...)
 	if runs > 1 {
@@ -212,7 +245,9 @@ func (s *Store) run(ctx context.Context, cause *message.Message, handler string,
 		span.SetStatus(codes.Error, "rolled back")
 		return err
 	}
-	s.committed(work)
+	for _, w := range works {
+		s.committed(w)
+	}
 	return nil
 }
 

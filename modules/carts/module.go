@@ -55,7 +55,7 @@ func Descriptor() module.Descriptor {
 			{ID: "accept-cart-prices", Method: "POST", Path: "/api/carts/mine/accept-prices", Class: module.Write, Auth: identity.Customer, Summary: "Agree to prices that have changed"},
 		},
 		Subscriptions: []module.Subscription{
-			{Handler: onCatalog, Events: []string{catalogapi.ProductAdded{}.MessageName(), catalogapi.ProductChanged{}.MessageName(), catalogapi.PriceChanged{}.MessageName(), catalogapi.ProductRetired{}.MessageName()}},
+			{Handler: onCatalog, Events: []string{catalogapi.ProductAdded{}.MessageName(), catalogapi.ProductChanged{}.MessageName(), catalogapi.PriceChanged{}.MessageName(), catalogapi.ProductRetired{}.MessageName()}, Group: 50},
 			{Handler: onOrders, Events: []string{ordersapi.OrderPlaced{}.MessageName()}},
 			{Handler: onUsers, Events: []string{usersapi.UserErased{}.MessageName()}},
 		},

@@ -43,7 +43,7 @@ func Descriptor() module.Descriptor {
 			{ID: "report-inventory", Method: "GET", Path: "/api/inventory/reports/summary", Class: module.Read, Auth: identity.Staff, Summary: "Report totals"},
 		},
 		Subscriptions: []module.Subscription{
-			{Handler: "products", Events: []string{"catalog.product_added.v1"}},
+			{Handler: "products", Events: []string{"catalog.product_added.v1"}, Group: 50},
 		},
 		Timers: []string{timerExpire},
 	}

@@ -38,7 +38,7 @@ func Descriptor() module.Descriptor {
 			{Handler: "stock", Events: []string{"inventory.stock_reserved.v1", "inventory.reservation_refused.v1", "inventory.reservation_expired.v1", "inventory.reservation_released.v1", "inventory.stock_returned.v1"}},
 			{Handler: "payment", Events: []string{"payments.*"}},
 			{Handler: "shipment", Events: []string{"shipping.shipment_dispatched.v1", "shipping.shipment_delivered.v1"}},
-			{Handler: "price", Events: []string{"catalog.*"}},
+			{Handler: "price", Events: []string{"catalog.*"}, Group: 50},
 			{Handler: "customer", Events: []string{"users.user_registered.v1", "users.user_erased.v1"}},
 		},
 		Timers: []string{checkoutTimer},

@@ -45,7 +45,7 @@ func Descriptor() module.Descriptor {
 			{ID: "deliver-shipment", Method: "POST", Path: "/api/shipments/{id}/deliver", Class: module.Write, Auth: identity.Staff, Summary: "Note that the customer has the goods"},
 		},
 		Subscriptions: []module.Subscription{
-			{Handler: "orders", Events: []string{"orders.order_confirmed.v1", "orders.order_cancelled.v1"}},
+			{Handler: "orders", Events: []string{"orders.order_confirmed.v1", "orders.order_cancelled.v1"}, Group: 50},
 			{Handler: "customers", Events: []string{"users.user_erased.v1"}},
 		},
 		Timers: []string{timerDispatch, timerErase},

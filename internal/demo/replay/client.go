@@ -26,6 +26,8 @@ const (
 	longestPause  = time.Second           // a killed shop is back in less; it shall not wait for us
 	attemptLimit  = 60 * time.Second      // of one attempt; the shop's own limit is shorter
 	answerLimit   = 16 << 20              // bytes
+	// signInAttempts is how many tokens in a row may be refused: a shop that starts again may take back what it just gave.
+	signInAttempts = 5
 )
 
 // client speaks to the shop as staff: it signs in, stays signed in, and asks again while that may help.
@@ -121,7 +123,7 @@ func (c *client) signedIn(ctx context.Context, method, path, key string, body []
 			return err
 		}
 		err = c.ask(ctx, method, path, token, key, body, out)
-		if !refused(err, http.StatusUnauthorized) || attempt == 3 {
+		if !refused(err, http.StatusUnauthorized) || attempt == signInAttempts {
 			return err
 		}
 		c.discard(token)

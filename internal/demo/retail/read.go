@@ -83,7 +83,7 @@ func read(name string, r io.Reader, fn func(row) error) error {
 
 // parsePence reads pounds as whole pence, rounded half to even. It works on the digits: 2.675 has no exact float.
 func parsePence(text string) (int64, error) {
-	wrong := func() (int64, error) { return 0, fmt.Errorf("UnitPrice %q is not an amount as in 2.55", text) }
+	wrong := func() (int64, error) { return 0, fmt.Errorf("the UnitPrice %q is not an amount as in 2.55", text) }
 	digits := strings.TrimSpace(text)
 	negative := strings.HasPrefix(digits, "-")
 	digits = strings.TrimLeft(digits, "+-")
@@ -96,7 +96,7 @@ func parsePence(text string) (int64, error) {
 	}
 	whole = strings.TrimLeft(whole, "0")
 	if len(whole) > 12 {
-		return 0, fmt.Errorf("UnitPrice %q is too large", text)
+		return 0, fmt.Errorf("the UnitPrice %q is too large", text)
 	}
 	for len(fraction) < 2 {
 		fraction += "0"
@@ -109,7 +109,7 @@ func parsePence(text string) (int64, error) {
 		pence++
 	}
 	if pence > maxPence {
-		return 0, fmt.Errorf("UnitPrice %q is too large", text)
+		return 0, fmt.Errorf("the UnitPrice %q is too large", text)
 	}
 	if negative {
 		pence = -pence
@@ -120,10 +120,10 @@ func parsePence(text string) (int64, error) {
 func parseQuantity(text string) (int64, error) {
 	n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("Quantity %q is not a whole number", text)
+		return 0, fmt.Errorf("the Quantity %q is not a whole number", text)
 	}
 	if n > maxQuantity || n < -maxQuantity {
-		return 0, fmt.Errorf("Quantity %q is beyond %d", text, maxQuantity)
+		return 0, fmt.Errorf("the Quantity %q is beyond %d", text, maxQuantity)
 	}
 	return n, nil
 }
@@ -133,7 +133,7 @@ func parseCustomer(text string) (string, error) {
 	whole, fraction, _ := strings.Cut(strings.TrimSpace(text), ".")
 	n, err := strconv.ParseUint(whole, 10, 63)
 	if err != nil || n > math.MaxInt64 || strings.Trim(fraction, "0") != "" {
-		return "", fmt.Errorf("CustomerID %q is not a number", text)
+		return "", fmt.Errorf("the CustomerID %q is not a number", text)
 	}
 	return strconv.FormatUint(n, 10), nil
 }
@@ -145,7 +145,7 @@ func parseTime(text string) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("InvoiceDate %q is not a time as in 2010-12-01 08:26:00", text)
+	return time.Time{}, fmt.Errorf("the InvoiceDate %q is not a time as in 2010-12-01 08:26:00", text)
 }
 
 func allDigits(s string) bool {

@@ -207,13 +207,13 @@ func TestBadFiles(t *testing.T) {
 		{"no such column", "InvoiceNo,StockCode\n", "no column Description"},
 		{"too few fields", head + good + "1,A,X\n", "line 3: wrong number of fields"},
 		{"too many fields", head + "1,A,X,1,2010-12-01 08:26:00,1.0,17,UK,?\n", "wrong number of fields"},
-		{"price", head + good + "1,A,X,1,2010-12-01 08:26:00,cheap,17,UK\n", `line 3: UnitPrice "cheap"`},
-		{"quantity", head + "1,A,X,1.5,2010-12-01 08:26:00,1,17,UK\n", `line 2: Quantity "1.5"`},
+		{"price", head + good + "1,A,X,1,2010-12-01 08:26:00,cheap,17,UK\n", `line 3: the UnitPrice "cheap"`},
+		{"quantity", head + "1,A,X,1.5,2010-12-01 08:26:00,1,17,UK\n", `line 2: the Quantity "1.5"`},
 		{"large quantity", head + "1,A,X,1000001,2010-12-01 08:26:00,1,17,UK\n", "is beyond 1000000"},
-		{"customer", head + "1,A,X,1,2010-12-01 08:26:00,1,Smith,UK\n", `CustomerID "Smith"`},
-		{"half a customer", head + "1,A,X,1,2010-12-01 08:26:00,1,17.5,UK\n", `CustomerID "17.5"`},
-		{"negative customer", head + "1,A,X,1,2010-12-01 08:26:00,1,-17,UK\n", `CustomerID "-17"`},
-		{"time", head + "1,A,X,1,yesterday,1,17,UK\n", `InvoiceDate "yesterday"`},
+		{"customer", head + "1,A,X,1,2010-12-01 08:26:00,1,Smith,UK\n", `the CustomerID "Smith"`},
+		{"half a customer", head + "1,A,X,1,2010-12-01 08:26:00,1,17.5,UK\n", `the CustomerID "17.5"`},
+		{"negative customer", head + "1,A,X,1,2010-12-01 08:26:00,1,-17,UK\n", `the CustomerID "-17"`},
+		{"time", head + "1,A,X,1,yesterday,1,17,UK\n", `the InvoiceDate "yesterday"`},
 		{"no invoice", head + ",A,X,1,2010-12-01 08:26:00,1,17,UK\n", "InvoiceNo is empty"},
 		{"no code", head + "1,,X,1,2010-12-01 08:26:00,1,17,UK\n", "StockCode is empty"},
 		{"open quote", head + `1,A,"X,1,2010-12-01 08:26:00,1,17,UK` + "\n", "wrong number of fields"},
@@ -316,14 +316,21 @@ func zipped(t *testing.T, content string) string {
 // dataDir is where the real files are, or the test is skipped.
 func dataDir(t *testing.T) string {
 	t.Helper()
-	dir := os.Getenv("BANYAN_RETAIL_DATA")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "..", "shared", "data", "online-retail")
+	var tried []string
+	if dir := os.Getenv("BANYAN_RETAIL_DATA"); dir != "" {
+		tried = []string{dir}
+	} else {
+		for _, above := range []string{"", "..", "../.."} { // of the repository
+			tried = append(tried, filepath.Join("..", "..", "..", above, "shared", "data", "online-retail"))
+		}
 	}
-	if _, err := os.Stat(filepath.Join(dir, "expected.json")); err != nil {
-		t.Skipf("no Online Retail files in %s; say where they are with BANYAN_RETAIL_DATA", dir)
+	for _, dir := range tried {
+		if _, err := os.Stat(filepath.Join(dir, "expected.json")); err == nil {
+			return dir
+		}
 	}
-	return dir
+	t.Skipf("no Online Retail files in %s; say where they are with BANYAN_RETAIL_DATA", strings.Join(tried, ", "))
+	return ""
 }
 
 // The real files give exactly the figures that were published with them, which another program has computed.
