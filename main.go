@@ -149,7 +149,7 @@ the later ones winning; "banyan config" prints what is in force.`,
 		&cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.output(cmd).Print(map[string]string{"version": version()}, []string{"version"}, [][]any{{version()}})
 		}},
-		docsCommand(), deadLettersCommand(s), projectionsCommand(s),
+		docsCommand(), deadLettersCommand(s), projectionsCommand(s), replayCommand(),
 	)
 	return root
 }

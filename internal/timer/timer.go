@@ -114,12 +114,15 @@ func (t *Timers) Drain() {
 	t.running.Wait()
 }
 
-// Open makes the rows of the module's schedules.
+// Open makes the rows of the module's schedules. On SQLite it also takes up the effects of the process before: it was the
+// only one and is gone, so nobody needs the grace that their rows still give it.
 func (t *Timers) Open(ctx context.Context) error {
-	if len(t.module.Schedules) == 0 {
-		return nil
-	}
 	return t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		if w.Dialect() == database.SQLite {
+			if err := w.DB.Exec("UPDATE timers SET due_at = ? WHERE kind = ? AND attempt = 0 AND due_at > ?", w.Now(), unit.KindEffect, w.Now()).Error; err != nil {
+				return err
+			}
+		}
 		for _, s := range t.module.Schedules {
 			err := w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, '', ?, ?, 0, ?) ON CONFLICT (name, key) DO NOTHING`,
 				unit.KindSchedule, s.Name, w.Now().Add(s.Every), w.Now(), []byte("{}")).Error
