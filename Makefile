@@ -22,8 +22,10 @@ race: ## all tests under the race detector
 soak: ## the slow tests too: all data, many kills, a million messages (hours)
 	BANYAN_SOAK=1 BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -p 1 -timeout 6h ./...
 
-bench: ## the benchmarks, on SQLite and PostgreSQL
-	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -run '^$$' -bench . -benchmem -timeout 60m ./internal/bench/...
+bench: ## the benchmarks, on SQLite and PostgreSQL (docs/benchmarks.md has figures)
+	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -run '^$$' -bench . -benchtime 5000x -timeout 60m ./internal/bench/...
+	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -run '^$$' -bench 'Checkout|Orders' -benchtime 1000x -timeout 60m ./internal/e2e
+	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -run '^$$' -bench 'Replay|Start|IdleMemory' -benchtime 1x -timeout 60m ./internal/e2e
 
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh

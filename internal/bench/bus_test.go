@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/bustest"
 	"github.com/banyan-go/banyan/internal/databasetest"
+	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
 	"github.com/banyan-go/banyan/internal/testinfra"
 	"github.com/banyan-go/banyan/internal/unit"
@@ -111,11 +113,25 @@ func BenchmarkDrain(b *testing.B) {
 }
 
 func drain(b *testing.B, e databasetest.Engine, group int) {
-	w := bustest.Prepare(b, e, bustest.Options{Real: true, Handler: func(s *module.Subscription) { s.Group = group }})
+	w := bustest.Prepare(b, e, bustest.Options{Real: true, Config: func(c *bus.Config) { c.Workers = 96 }, Handler: func(s *module.Subscription) { s.Group = group }})
 	produce(b, w, b.N)
 	b.ResetTimer()
 	start := time.Now()
 	w.Run()
 	w.Settle()
 	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "handled/s")
+}
+
+// BenchmarkRequest: a query to another module and its reply, payloads encoded on both ways.
+func BenchmarkRequest(b *testing.B) {
+	w := bustest.Open(b, databasetest.SQLite(b), bustest.Options{Real: true})
+	var took []time.Duration
+	for range b.N {
+		start := time.Now()
+		if _, err := message.Ask[bustest.Total](b.Context(), w.Bus, bustest.Sum{ID: "a"}); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(start))
+	}
+	report(b, took)
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // retailDir is where the Online Retail files are, or the test is skipped.
-func retailDir(t *testing.T) string {
+func retailDir(t testing.TB) string {
 	t.Helper()
 	var tried []string
 	if dir := os.Getenv("BANYAN_RETAIL_DATA"); dir != "" {

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 
 // shop is a running process, or one that was.
 type shop struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	addr   string
 	admin  string
@@ -78,7 +78,7 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -89,7 +89,7 @@ func freeAddr(t *testing.T) string {
 }
 
 // sqlite prepares a shop on SQLite.
-func sqlite(t *testing.T, env ...string) *shop {
+func sqlite(t testing.TB, env ...string) *shop {
 	t.Helper()
 	return &shop{t: t, Engine: "sqlite", dir: t.TempDir(), addr: freeAddr(t), admin: freeAddr(t), env: env}
 }
@@ -97,7 +97,7 @@ func sqlite(t *testing.T, env ...string) *shop {
 var moduleNames = []string{"users", "catalog", "carts", "orders", "payments", "inventory", "shipping", "notifications"}
 
 // postgres prepares a shop on a fresh database. With own it has a server to itself, which may be restarted.
-func postgres(t *testing.T, own bool, env ...string) *shop {
+func postgres(t testing.TB, own bool, env ...string) *shop {
 	t.Helper()
 	var server *testinfra.Server
 	if own {
@@ -180,7 +180,7 @@ func (s *shop) stop() int {
 
 // client speaks to a shop as somebody.
 type client struct {
-	t     *testing.T
+	t     testing.TB
 	base  func() string
 	token string
 	http  *http.Client
@@ -196,7 +196,7 @@ type answer struct {
 	Body   []byte
 }
 
-func (a answer) into(t *testing.T, v any) {
+func (a answer) into(t testing.TB, v any) {
 	t.Helper()
 	if a.Status >= 300 {
 		t.Fatalf("status %d: %s", a.Status, a.Body)
@@ -322,7 +322,7 @@ func (c *client) customer(reference string) string {
 	return u.ID
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); !ok(); {
 		if time.Now().After(deadline) {

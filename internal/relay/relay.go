@@ -346,6 +346,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 // markSizes are the lengths of the lists in the statements that mark, so that few statements serve all.
 var markSizes = []int{1, 8, 64, 512}
 
+// markDelay is how long marks are collected.
+const markDelay = 5 * time.Millisecond
+
 // mark deletes taken deliveries in batches. Losing a mark in a crash does no harm: the inbox drops the repeat.
 func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 	batch := make([]mark, 0, 512)
@@ -368,14 +371,19 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 				return
 			}
 		}
+		// A mark is in no hurry: a few milliseconds make one transaction of many.
+		full := time.NewTimer(markDelay)
 		for more := true; more && len(batch) < cap(batch); {
 			select {
 			case m := <-r.marks:
 				batch = append(batch, m)
-			default:
+			case <-full.C:
+				more = false
+			case <-stop:
 				more = false
 			}
 		}
+		full.Stop()
 		delay := 50 * time.Millisecond
 		for {
 			err := r.store.DB().Write(work, func(tx *gorm.DB) error { return deleteTaken(tx, batch) }, database.Lazy)
