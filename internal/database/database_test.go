@@ -388,3 +388,46 @@ func TestConfigNamesKeyAndWayOut(t *testing.T) {
 		}
 	}
 }
+
+// A client that goes away while its statement runs interrupts nobody: the connection belongs to the whole group, so the
+// statement ends in its own time, and the neighbours need not run again.
+func TestCancelledStatementInterruptsNobody(t *testing.T) {
+	t.Parallel()
+	db := open(t, databasetest.SQLite(t))
+	hold := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() { _ = db.Write(context.Background(), func(*gorm.DB) error { <-hold; return nil }) })
+	var runs atomic.Int64
+	for i := range 40 {
+		if i%10 != 5 {
+			all.Go(func() {
+				if err := db.Write(context.Background(), func(tx *gorm.DB) error { runs.Add(1); return insert("neighbour", i)(tx) }); err != nil {
+					t.Errorf("neighbour %d: %v", i, err)
+				}
+			})
+			continue
+		}
+		all.Go(func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			err := db.Write(ctx, func(tx *gorm.DB) error {
+				time.AfterFunc(5*time.Millisecond, cancel)
+				if err := tx.Exec("INSERT INTO thing (who, n) WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 100000) SELECT 'gone', n FROM c").Error; err != nil {
+					return err
+				}
+				<-ctx.Done()
+				return insert("gone", 0)(tx)
+			})
+			if err == nil {
+				t.Error("the one that went away was stored")
+			}
+		})
+	}
+	close(hold)
+	all.Wait()
+	if n := count(t, db, "neighbour"); n != 36 || runs.Load() != 36 {
+		t.Errorf("%d neighbours stored after %d runs, want 36 and 36", n, runs.Load())
+	}
+	if n := count(t, db, "gone"); n != 0 {
+		t.Errorf("%d rows of the one that went away", n)
+	}
+}
