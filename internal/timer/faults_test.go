@@ -36,8 +36,12 @@ func clockwork(bind func(m *module.Module, s *unit.Store)) bustest.Part {
 	return bustest.Part{Descriptor: module.Descriptor{Name: "beta", Timers: []string{"later", "other"}, Effects: []string{"call"},
 		Schedules: []module.Schedule{{Name: "daily", Every: 24 * time.Hour}}, Contract: message.Contract{Module: "beta"}},
 		Bind: func(m *module.Module, s *unit.Store) {
-			module.OnTimer(m, "later", func(_ context.Context, u *unit.Work, key string, n int) error { return bustest.Keep(u, "later", key, n) })
-			module.OnTimer(m, "other", func(_ context.Context, u *unit.Work, key string, n int) error { return bustest.Keep(u, "other", key, n) })
+			module.OnTimer(m, "later", func(_ context.Context, u *unit.Work, key string, n int) error {
+				return bustest.Keep(u, "later", key, n)
+			})
+			module.OnTimer(m, "other", func(_ context.Context, u *unit.Work, key string, n int) error {
+				return bustest.Keep(u, "other", key, n)
+			})
 			module.OnEffect(m, "call", func(context.Context, string, int) error { return nil })
 			module.OnSchedule(m, "daily", func(_ context.Context, u *unit.Work, due time.Time) error {
 				return bustest.Keep(u, "daily", due.Format("01-02 15:04:05"), 1)

@@ -307,7 +307,10 @@ func TestPanicAfterTheCommit(t *testing.T) {
 		bustest.Fault(t, "a panic after the commit of a timer, a retry or an effect ends the process")
 		w := bustest.Open(t, e, bustest.Options{})
 		w.Committed("later", func() { panic("a bug") })
-		if err := w.Beta.Do(t.Context(), func(_ context.Context, u *unit.Work) error { u.Schedule("later", "a", u.Now().Add(time.Minute), 1); return nil }); err != nil {
+		if err := w.Beta.Do(t.Context(), func(_ context.Context, u *unit.Work) error {
+			u.Schedule("later", "a", u.Now().Add(time.Minute), 1)
+			return nil
+		}); err != nil {
 			t.Fatal(err)
 		}
 		w.Advance(time.Hour)
