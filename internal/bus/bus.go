@@ -9,6 +9,7 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	wm "github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -87,7 +89,7 @@ func (c Config) Validate() error {
 }
 
 func (c Config) policy() inbox.Policy {
-	return inbox.Policy{Base: c.RetryBase, Cap: c.RetryCap, GiveUpAfter: c.GiveUpAfter}
+	return inbox.Policy{Base: c.RetryBase, Cap: c.RetryCap, GiveUpAfter: c.GiveUpAfter, Timeout: c.HandlerTimeout}
 }
 
 // Options are what the bus works with.
@@ -433,6 +435,7 @@ func (b *Bus) own(ctx context.Context, p *part) {
 	})
 	all.Go(func() { b.housekeep(ctx, p) })
 	all.Wait()
+	p.store.Overload("") // who does not relay does not know how much is waiting
 }
 
 // sent wakes the relay: this process's if it holds the lease, else the holder's by a notification.
@@ -445,6 +448,12 @@ func (b *Bus) sent(p *part, deliveries []unit.Delivery, inOrder bool) {
 
 // send is how a relay's message reaches a subscriber.
 func (b *Bus) send(ctx context.Context, subscriber string, m message.Message) error {
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{headerTraceparent: m.Traceparent})
+	ctx, span := b.opts.Tracer.Start(ctx, "send "+m.Name, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(attribute.String("banyan.subscriber", subscriber)))
+	defer span.End()
+	if parent := unit.Traceparent(ctx); parent != "" {
+		m.Traceparent = parent
+	}
 	w := encode(m)
 	w.SetContext(ctx)
 	b.mu.RLock()
@@ -466,11 +475,11 @@ func (b *Bus) consume(p *part, msg *wm.Message) error {
 	}
 	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier(msg.Metadata))
 	ctx = telemetry.WithCorrelation(ctx, m.CorrelationID)
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.HandlerTimeout)
-	defer cancel()
 	for _, h := range p.events[m.Name] {
 		hctx, span := b.opts.Tracer.Start(ctx, "handle "+m.Name, trace.WithSpanKind(trace.SpanKindConsumer))
-		outcome, err := p.inbox.Handle(hctx, h, m)
+		own := m
+		own.Payload = bytes.Clone(m.Payload) // a handler that changes it changes nobody else's
+		outcome, err := p.inbox.Handle(hctx, h, own)
 		if err != nil {
 			span.RecordError(err)
 		}

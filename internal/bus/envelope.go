@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"time"
@@ -26,9 +27,9 @@ const (
 	headerTraceparent = "traceparent"
 )
 
-// encode gives the message the form in which it crosses a transport. The payload is shared: it is never changed.
+// encode gives the message the form in which it crosses a transport: with a payload of its own, as if it came from afar.
 func encode(m message.Message) *wm.Message {
-	w := wm.NewMessage(m.ID, wm.Payload(m.Payload))
+	w := wm.NewMessage(m.ID, bytes.Clone(m.Payload))
 	w.Metadata = wm.Metadata{
 		headerID: m.ID, headerType: m.Name, headerSource: "/" + m.Source, headerSpec: "1.0", headerTime: m.Time.UTC().Format(time.RFC3339Nano),
 		headerKey: m.Key, headerSequence: strconv.FormatInt(m.Sequence, 10), headerCorrelation: m.CorrelationID, headerContentType: "application/json",

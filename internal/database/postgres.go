@@ -55,6 +55,9 @@ func moduleConfig(cfg PostgresConfig, module string) (*pgx.ConnConfig, error) {
 	c.RuntimeParams["search_path"] = module
 	c.RuntimeParams["application_name"] = "banyan " + module
 	c.RuntimeParams["timezone"] = "UTC"
+	// A process that stands still must not keep a transaction open: it holds locks, and the relay counts on an end.
+	c.RuntimeParams["idle_in_transaction_session_timeout"] = "20s"
+	c.RuntimeParams["statement_timeout"] = "60s"
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = 5 * time.Second
 	}
@@ -75,11 +78,6 @@ func openPostgres(ctx context.Context, cfg PostgresConfig, module string, module
 	if err != nil {
 		_ = pool.Close()
 		return nil, err
-	}
-	reads := *c
-	reads.RuntimeParams = map[string]string{}
-	for k, v := range c.RuntimeParams {
-		reads.RuntimeParams[k] = v
 	}
 	reader, err := gorm.Open(postgres.New(postgres.Config{Conn: readPool{pool}}), gormConfig(log))
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/unit"
@@ -103,7 +104,12 @@ func (b *Inbox) Replay(ctx context.Context, id string) error {
 			return w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (name, key) DO NOTHING`,
 				m.Source, strings.TrimPrefix(r.Handler, "timer:"), m.Key, now, now, []byte(m.Payload)).Error
 		}
-		// It goes before everything of its key that came later.
+		// It goes before everything of its key that came later. Replays take their places one after another.
+		if w.Dialect() == database.Postgres {
+			if err := w.DB.Exec("SELECT pg_advisory_xact_lock(hashtext(?))", "replay "+b.store.Module()).Error; err != nil {
+				return err
+			}
+		}
 		var first int64
 		if err := w.DB.Raw("SELECT coalesce(min(position), 0) FROM parked").Scan(&first).Error; err != nil {
 			return err
@@ -130,8 +136,13 @@ func (b *Inbox) Discard(ctx context.Context, id, reason string) error {
 		if r, err = b.take(w, id); err != nil || isTimer(r.Handler) {
 			return err
 		}
-		var blocked int64
-		if err := w.DB.Raw("SELECT count(*) FROM parked_key WHERE handler = ? AND key = ? AND next_at IS NULL", r.Handler, r.Key).Scan(&blocked).Error; err != nil || blocked == 0 {
+		// The key's row first: an arrival that is just being appended has it.
+		var blocked []string
+		if err := w.DB.Raw("SELECT handler FROM parked_key WHERE handler = ? AND key = ? AND next_at IS NULL"+lock(w), r.Handler, r.Key).Scan(&blocked).Error; err != nil || len(blocked) == 0 {
+			return err
+		}
+		var others int64
+		if err := w.DB.Raw("SELECT count(*) FROM dead_letters WHERE handler = ? AND key = ?", r.Handler, r.Key).Scan(&others).Error; err != nil || others > 0 {
 			return err
 		}
 		_, err = release(w, r.Handler, r.Key)

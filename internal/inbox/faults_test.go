@@ -50,7 +50,6 @@ func TestRetryThatBreaksStopsNoOtherKey(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			each(t, func(t *testing.T, e databasetest.Engine) {
-				bustest.Fault(t, "inbox.retry ends the whole pass when a retry breaks outside of its handler's error: no later key is retried, the key is never buried")
 				var stage *bustest.Stage
 				var state atomic.Int32 // 0 transient for all, 1 "bad" breaks, others are well
 				stage = bustest.OpenStage(t, e, bustest.StageOptions{}, bustest.Alpha(),
@@ -84,7 +83,6 @@ func TestRetryThatBreaksStopsNoOtherKey(t *testing.T) {
 // A handler that outlives its time has failed: it is parked and tried again like any other, and gives its place back.
 func TestHandlerTimeoutParks(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "inbox.Handle gives a message back when its context has ended, also by the handler's time-out: it is sent again for ever, parked never, and holds a worker")
 		stage := bustest.OpenStage(t, e, bustest.StageOptions{Config: func(c *bus.Config) {
 			c.HandlerTimeout, c.Workers, c.Window = 100*time.Millisecond, 2, 8
 		}}, bustest.Alpha(),
@@ -108,7 +106,6 @@ func TestHandlerTimeoutParks(t *testing.T) {
 // A retry has the same time as a first attempt, or one handler that hangs stops all retries and timers of its module.
 func TestRetryHasATimeout(t *testing.T) {
 	t.Parallel()
-	bustest.Fault(t, "retries, timers and schedules run without the handler time-out")
 	e := databasetest.Postgres(t, bustest.Modules...)
 	var first atomic.Bool
 	stage := bustest.OpenStage(t, e, bustest.StageOptions{Config: func(c *bus.Config) { c.HandlerTimeout = 200 * time.Millisecond }}, bustest.Alpha(),
@@ -135,7 +132,6 @@ func TestRetryHasATimeout(t *testing.T) {
 // PostgreSQL keeps neither NUL nor broken UTF-8 in a text. A reason that has them is still a reason.
 func TestReasonThatNoTextCanHold(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "the text of an error goes to the store as it is; with a NUL in it a message can be neither parked nor buried on PostgreSQL")
 		w := bustest.Open(t, e, bustest.Options{})
 		for _, kind := range []errs.Kind{errs.Unavailable, errs.Invalid} {
 			w.Fail("count", func(int) error { return errs.New(kind, "card \x00\xff is not accepted") })
@@ -156,7 +152,6 @@ func blocked(t testing.TB, s *unit.Store) int {
 // is freed at the same moment would wait for ever.
 func TestDiscardRacesArrival(t *testing.T) {
 	t.Parallel()
-	bustest.Fault(t, "Discard frees a key without taking the key's row: an arrival that is just being appended is lost")
 	w := bustest.Open(t, databasetest.Postgres(t, bustest.Modules...), bustest.Options{})
 	w.Fail("count", func(n int) error {
 		if n == 1 {
@@ -207,7 +202,6 @@ func TestDiscardRacesArrival(t *testing.T) {
 // must make a row of its own. It happens to a handler that skips, when its dead letter is replayed.
 func TestFailureRacesTheEndOfARetry(t *testing.T) {
 	t.Parallel()
-	bustest.Fault(t, "parkKey does nothing when it finds a row that a retry is about to remove: the message parked with it waits for ever")
 	w := bustest.Open(t, databasetest.Postgres(t, bustest.Modules...), bustest.Options{Handler: func(s *module.Subscription) { s.Skip = true }})
 	fail := errs.New(errs.Invalid, "no")
 	w.Fail("count", func(int) error { return fail })
@@ -276,7 +270,6 @@ func TestFailureRacesTheEndOfARetry(t *testing.T) {
 // An operator replays many letters at once.
 func TestReplaysAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "replays at the same moment take the same position on PostgreSQL and all but one fail")
 		w := bustest.Open(t, e, bustest.Options{})
 		w.Fail("count", func(int) error { return errs.New(errs.Invalid, "no") })
 		for i := range 24 {
@@ -305,7 +298,6 @@ func TestReplaysAtOnce(t *testing.T) {
 // While a new version is rolled out the older one finds rows of handlers that it does not know. It leaves them alone.
 func TestRowsOfUnknownHandlersStarveNobody(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "Retry reads due keys of handlers it does not know: a hundred of them starve all others, one makes it spin")
 		w := bustest.Open(t, e, bustest.Options{})
 		early := w.Clock.Now().Add(-time.Hour)
 		if err := w.Beta.Do(t.Context(), func(_ context.Context, u *unit.Work) error {
@@ -376,7 +368,6 @@ func TestLeaderOfAGroupIsNotKept(t *testing.T) {
 // Rows of one user's dead letters are blanked by their own id; those of others stay as they are.
 func TestErasureTouchesNoOtherDeadLetter(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "Erase writes dead letters by their position, which is 0 for most of them: one user's erasure overwrites the letters of all others")
 		w := bustest.Open(t, e, bustest.Options{})
 		w.Fail("count", func(int) error { return errs.New(errs.Invalid, "no") })
 		for i, subject := range []string{"ann", "bob"} {
@@ -406,7 +397,6 @@ func TestErasureTouchesNoOtherDeadLetter(t *testing.T) {
 // What a message's failure says may quote the message; it goes with it.
 func TestErasureTakesTheReasonToo(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "Erase leaves parked.error and dead_letters.reason, which may quote personal data")
 		w := bustest.Open(t, e, bustest.Options{})
 		deliver := func(key string) {
 			m := message.Message{ID: message.NewID(), Name: "alpha.counted.v1", Source: "alpha", Key: key, Sequence: 1, Subject: "ann", Time: w.Clock.Now(), Payload: []byte(`{"id":"a","n":1}`)}
@@ -428,7 +418,6 @@ func TestErasureTakesTheReasonToo(t *testing.T) {
 // A letter of a key that a later letter blocks does not unblock it.
 func TestDiscardOfAnOldLetterKeepsTheKeyBlocked(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "Discard frees a key although another dead letter still blocks it (a handler that skipped before)")
 		w := bustest.Open(t, e, bustest.Options{Handler: func(s *module.Subscription) { s.Skip = true }})
 		w.Fail("count", func(n int) error {
 			if n < 3 {
@@ -465,7 +454,6 @@ func TestDiscardOfAnOldLetterKeepsTheKeyBlocked(t *testing.T) {
 // One key with much behind it is not handled at one go: others are due too.
 func TestLongKeyLetsOthersIn(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "a retry handles all of its key before it looks at another one, or at a timer")
 		const long = 400
 		var down atomic.Bool
 		down.Store(true)

@@ -15,11 +15,12 @@ package inbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sort"
+	"strings"
 	"time"
 
 	"github.com/banyan-go/banyan/internal/database"
@@ -35,6 +36,7 @@ type Policy struct {
 	Base        time.Duration // first delay
 	Cap         time.Duration // longest delay
 	GiveUpAfter time.Duration // from the first attempt to the dead letter
+	Timeout     time.Duration // of one attempt
 }
 
 // Handler is a subscription's handler with its promises.
@@ -56,6 +58,7 @@ const groupTimeout = 5 * time.Second
 type Inbox struct {
 	store    *unit.Store
 	handlers map[string]*Handler
+	names    []string // of the handlers
 	policy   Policy
 	metrics  *telemetry.Messages
 	log      *slog.Logger
@@ -78,7 +81,9 @@ func New(store *unit.Store, handlers []*Handler, policy Policy, metrics *telemet
 	b := &Inbox{store: store, handlers: map[string]*Handler{}, policy: policy, metrics: metrics, log: log, wake: wake}
 	for _, h := range handlers {
 		b.handlers[h.Name] = h
+		b.names = append(b.names, h.Name)
 	}
+	sort.Strings(b.names)
 	return b
 }
 
@@ -121,6 +126,9 @@ func (h *Handler) key(m message.Message) string {
 	return k
 }
 
+// keepTimeout is the time to keep what became of an attempt, whose own time may be up.
+const keepTimeout = 10 * time.Second
+
 // Handle runs a handler on a message. It returns an error only if nothing could be kept of the attempt, so that
 // the message must be delivered again.
 func (b *Inbox) Handle(ctx context.Context, h *Handler, m message.Message) (Outcome, error) {
@@ -132,7 +140,9 @@ func (b *Inbox) Handle(ctx context.Context, h *Handler, m message.Message) (Outc
 		b.count(h, m, Handled)
 		return Handled, nil
 	}
-	outcome, err := b.attempt(ctx, h, fn, m)
+	attempt, cancel := context.WithTimeout(ctx, b.policy.Timeout)
+	outcome, err := b.attempt(attempt, h, fn, m)
+	cancel()
 	switch {
 	case err == nil:
 		b.count(h, m, outcome)
@@ -140,7 +150,10 @@ func (b *Inbox) Handle(ctx context.Context, h *Handler, m message.Message) (Outc
 	case ctx.Err() != nil:
 		return "", err
 	}
-	outcome, perr := b.fail(ctx, h, m, err)
+	// A handler that takes too long fails like any other: it must not hold its key's place for ever.
+	keep, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	outcome, perr := b.fail(keep, h, m, err)
 	if perr != nil {
 		return "", fmt.Errorf("%s: %w", h.Name, errors.Join(err, perr))
 	}
@@ -245,8 +258,29 @@ func claim(w *unit.Work, h *Handler, m message.Message) (bool, error) {
 	return r.RowsAffected == 1, r.Error
 }
 
+// kept is a message and the reason of its failure in the form in which a store takes them.
+func kept(w *unit.Work, m message.Message, reason string) ([]byte, string, error) {
+	body, erased, err := w.Envelope(m)
+	if erased {
+		return body, "erased", err
+	}
+	return body, Reason(reason), err
+}
+
+// maxReason bounds the text of an error that is kept, in bytes.
+const maxReason = 4096
+
+// Reason is the text of an error without what PostgreSQL cannot store.
+func Reason(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "?"), "\x00", "?")
+	if len(text) > maxReason {
+		text = strings.ToValidUTF8(text[:maxReason], "") + " ..."
+	}
+	return text
+}
+
 func park(w *unit.Work, h *Handler, m message.Message, reason string) error {
-	body, err := json.Marshal(m)
+	body, reason, err := kept(w, m, reason)
 	if err != nil {
 		return err
 	}
@@ -292,14 +326,15 @@ func (b *Inbox) fail(ctx context.Context, h *Handler, m message.Message, cause e
 }
 
 // parkKey makes the key parked, due at next (nil: blocked by a dead letter). A key parked by another owner meanwhile
-// stays as it is.
+// stays as it is; its row is taken, so that nobody removes it who does not see the message that is parked with it.
 func parkKey(w *unit.Work, h *Handler, key string, next *time.Time, attempt int, first time.Time, delay time.Duration) error {
-	return w.DB.Exec(`INSERT INTO parked_key (handler, key, next_at, attempt, first_at, delay_ms) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (handler, key) DO NOTHING`,
+	return w.DB.Exec(`INSERT INTO parked_key (handler, key, next_at, attempt, first_at, delay_ms) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT (handler, key) DO UPDATE SET attempt = parked_key.attempt`,
 		h.Name, key, next, attempt, first, delay.Milliseconds()).Error
 }
 
 func bury(w *unit.Work, h *Handler, m message.Message, position int64, reason string, attempts int, first time.Time) error {
-	body, err := json.Marshal(m)
+	body, reason, err := kept(w, m, reason)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/message"
@@ -27,30 +29,33 @@ type parkedMessage struct {
 }
 
 // retryBatch bounds one pass over the due keys.
-const retryBatch = 100
+const (
+	retryBatch      = 100
+	parallelRetries = 8
+	keyBatch        = 20 // messages of one key in a pass: others are due too
+)
 
 // Retry handles the heads of all keys that are due. It returns how many it tried.
 func (b *Inbox) Retry(ctx context.Context) (int, error) {
 	var due []parkedKey
-	err := b.store.Read(ctx).Raw("SELECT handler, key FROM parked_key WHERE next_at <= ? ORDER BY next_at LIMIT ?", b.store.Clock().Now(), retryBatch).Scan(&due).Error
+	err := b.store.Read(ctx).Raw("SELECT handler, key FROM parked_key WHERE next_at <= ? AND handler IN ? ORDER BY next_at LIMIT ?", b.store.Clock().Now(), b.names, retryBatch).Scan(&due).Error
 	if err != nil {
 		return 0, err
 	}
+	// Side by side: a key whose handler takes its time keeps no other one waiting.
+	// One that breaks does not end the others.
+	var g errgroup.Group
+	g.SetLimit(parallelRetries)
 	for _, k := range due {
-		if ctx.Err() != nil {
-			return 0, ctx.Err()
-		}
-		if err := b.retry(ctx, k.Handler, k.Key); err != nil {
-			return 0, err
-		}
+		g.Go(func() error { return b.retry(ctx, k.Handler, k.Key) })
 	}
-	return len(due), nil
+	return len(due), g.Wait()
 }
 
 // NextRetry is when the next key is due.
 func (b *Inbox) NextRetry(ctx context.Context) (time.Time, bool, error) {
 	var next []time.Time
-	err := b.store.Read(ctx).Raw("SELECT next_at FROM parked_key WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1").Scan(&next).Error
+	err := b.store.Read(ctx).Raw("SELECT next_at FROM parked_key WHERE next_at IS NOT NULL AND handler IN ? ORDER BY next_at LIMIT 1", b.names).Scan(&next).Error
 	if err != nil || len(next) == 0 {
 		return time.Time{}, false, err
 	}
@@ -69,7 +74,7 @@ func (b *Inbox) head(w *unit.Work, h *Handler, key string) (k parkedKey, m messa
 		return k, m, 0, errNotDue
 	}
 	var row parkedMessage
-	found = w.DB.Raw("SELECT position, message FROM parked WHERE handler = ? AND key = ? ORDER BY position LIMIT 1", h.Name, key).Scan(&row)
+	found = w.DB.Raw("SELECT position, message FROM parked WHERE handler = ? AND key = ? ORDER BY position LIMIT 1"+lock(w), h.Name, key).Scan(&row)
 	if found.Error != nil {
 		return k, m, 0, found.Error
 	}
@@ -85,8 +90,8 @@ func (b *Inbox) retry(ctx context.Context, handler, key string) error {
 	if h == nil {
 		return nil // a timer's dead letter, or a handler of another version; Open has checked
 	}
-	for {
-		more, failed, cause := false, false, error(nil)
+	for range keyBatch {
+		more, cause := false, error(nil)
 		var m message.Message
 		var head message.Message
 		found := b.store.Read(ctx).Raw("SELECT message FROM parked WHERE handler = ? AND key = ? ORDER BY position LIMIT 1", h.Name, key)
@@ -94,9 +99,9 @@ func (b *Inbox) retry(ctx context.Context, handler, key string) error {
 		if err := found.Row().Scan(&body); err == nil {
 			_ = json.Unmarshal(body, &head) // only to derive ids; read again under the lock
 		}
-		hctx := telemetry.WithCorrelation(ctx, head.CorrelationID)
+		hctx, cancel := context.WithTimeout(telemetry.WithCorrelation(ctx, head.CorrelationID), b.policy.Timeout)
 		err := b.store.Handle(hctx, &head, h.Name, func(ctx context.Context, w *unit.Work) error {
-			more, failed, cause = false, false, nil
+			more, cause = false, nil
 			_, got, position, err := b.head(w, h, key)
 			if err != nil || position == 0 {
 				return err
@@ -113,7 +118,7 @@ func (b *Inbox) retry(ctx context.Context, handler, key string) error {
 				err = fn(ctx, w, m)
 			}
 			if err != nil {
-				failed, cause = true, err
+				cause = err
 				return err
 			}
 			if err := w.DB.Exec("DELETE FROM parked WHERE position = ?", position).Error; err != nil {
@@ -122,14 +127,18 @@ func (b *Inbox) retry(ctx context.Context, handler, key string) error {
 			more, err = release(w, h.Name, key)
 			return err
 		})
+		cancel()
 		b.metrics.Retried.WithLabelValues(b.store.Module(), h.Name).Inc()
 		switch {
 		case errors.Is(err, errNotDue):
 			return nil
-		case err != nil && failed && ctx.Err() == nil:
-			return b.failAgain(ctx, h, key, m.ID, cause)
-		case err != nil:
+		case err == nil:
+		case ctx.Err() != nil || m.ID == "":
 			return err
+		case cause != nil:
+			return b.failAgain(ctx, h, key, m.ID, cause)
+		default: // what the handler asked for could not be done: its failure as well
+			return b.failAgain(ctx, h, key, m.ID, err)
 		}
 		if m.ID != "" {
 			b.count(h, m, Handled)
@@ -138,6 +147,7 @@ func (b *Inbox) retry(ctx context.Context, handler, key string) error {
 			return nil
 		}
 	}
+	return nil
 }
 
 // release makes the next message of a key the head, or frees the key.
@@ -167,7 +177,7 @@ func (b *Inbox) failAgain(ctx context.Context, h *Handler, key, id string, cause
 		if errs.Transient(cause) && w.Now().Sub(k.FirstAt) < b.policy.GiveUpAfter {
 			delay := b.backoff(time.Duration(k.DelayMs) * time.Millisecond)
 			due = w.Now().Add(delay)
-			if err := w.DB.Exec("UPDATE parked SET error = ? WHERE position = ?", cause.Error(), position).Error; err != nil {
+			if err := w.DB.Exec("UPDATE parked SET error = ? WHERE position = ?", Reason(cause.Error()), position).Error; err != nil {
 				return err
 			}
 			return w.DB.Exec("UPDATE parked_key SET next_at = ?, attempt = attempt + 1, delay_ms = ? WHERE handler = ? AND key = ?",

@@ -110,6 +110,7 @@ func (r *Relay) Run(ctx context.Context, subscribers []string) error {
 	legs.Go(func() { r.sweep(ctx, subscribers) })
 	legs.Wait()
 	r.legs.Store(nil)
+	r.oldest.Store(0)
 	close(stop)
 	marker.Wait()
 	return nil
@@ -125,7 +126,8 @@ type leg struct {
 	slots      chan struct{}
 
 	mu      sync.Mutex
-	from    int64            // rows below were read, or are announced when they appear
+	from    int64            // where reading goes on, see start
+	floors  []floor          // PostgreSQL: how far reading had come, and when
 	caught  bool             // everything announced so far was read: the next delivery may come from memory
 	missed  int              // announcements that came while it was not
 	open    map[int64]bool   // read and not yet marked; true once taken
@@ -148,9 +150,46 @@ type row struct {
 	Payload       []byte
 }
 
+// floor is how far a leg had read at a time.
+type floor struct {
+	at time.Time
+	id int64
+}
+
+// settleTime is how long a transaction may take from taking the number of its message to its commit: it ends with the
+// unit of work, and sessions that stand still are ended by the server long before.
+const (
+	settleTime = 5 * time.Minute
+	floorEvery = 10 * time.Second
+)
+
+// start is where to read from, under the lock. On SQLite rows appear in the order of their ids, and reading goes on where
+// it ended. On PostgreSQL a row with a lower id may be committed later, and read after one of the same key that was
+// committed later still: going on after the highest id would send that one first. One statement sees commits of a key in
+// their order, so each reading begins below whatever may still be committed.
+func (l *leg) start() int64 {
+	if l.relay.inOrder() {
+		return l.from
+	}
+	now := time.Now()
+	if n := len(l.floors); n == 0 || now.Sub(l.floors[n-1].at) >= floorEvery {
+		l.floors = append(l.floors, floor{at: now, id: l.from})
+	}
+	for len(l.floors) > 1 && now.Sub(l.floors[1].at) >= settleTime {
+		l.floors = l.floors[1:]
+	}
+	if now.Sub(l.floors[0].at) >= settleTime {
+		return l.floors[0].id
+	}
+	return 0
+}
+
+// inOrder says whether rows appear in the order of their ids.
+func (r *Relay) inOrder() bool { return r.store.DB().Dialect() == database.SQLite }
+
 func (l *leg) rewind(to int64) {
 	l.mu.Lock()
-	if to < l.from {
+	if to < l.from && l.relay.inOrder() {
 		l.from = to
 	}
 	l.caught = false
@@ -221,7 +260,7 @@ func (l *leg) read() (more bool, err error) {
 		l.mu.Unlock()
 		return false, nil // taking a message nudges
 	}
-	from, missed, limit := l.from, l.missed, free+len(l.open)
+	from, missed, limit := l.start(), l.missed, free+len(l.open)
 	l.mu.Unlock()
 	rows, err := l.query(from, limit)
 	if err != nil {
@@ -238,14 +277,17 @@ func (l *leg) read() (more bool, err error) {
 			l.take(r)
 			taken++
 		}
-		if l.from == from {
+		switch {
+		case !l.relay.inOrder():
+			l.from = max(l.from, r.ID)
+		case l.from == from:
 			from, l.from = r.ID+1, r.ID+1
 		}
 	}
 	// With a full answer there may be more; with a short one everything is read that was committed before it, and
 	// nothing is left to read unless something was announced meanwhile.
 	if len(rows) == limit {
-		return true, nil
+		return l.relay.inOrder() || taken > 0, nil
 	}
 	l.caught = l.missed == missed
 	return !l.caught, nil
@@ -323,10 +365,10 @@ func (l *leg) sendOne(r row) bool {
 	l.mu.Lock()
 	l.open[r.ID] = true
 	l.pending--
-	full := l.pending == l.relay.cfg.Window-1 || l.pending == l.relay.cfg.Window/2
+	behind := !l.caught && l.pending <= l.relay.cfg.Window/2
 	l.mu.Unlock()
 	l.relay.marks <- mark{leg: l, id: r.ID}
-	if full {
+	if behind {
 		l.nudge()
 	}
 	return true
@@ -496,14 +538,7 @@ func (r *Relay) sweepOnce(ctx context.Context, query string, args []any, subscri
 		if l == nil {
 			continue
 		}
-		l.mu.Lock()
-		_, known := l.open[f.ID]
-		l.mu.Unlock()
-		if !known {
-			l.rewind(f.ID)
-		} else {
-			l.nudge()
-		}
+		l.rewind(f.ID) // it may be on its way, and others behind it that were missed
 	}
 	for _, s := range subscribers {
 		if !pending[s] {

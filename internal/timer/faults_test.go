@@ -60,7 +60,6 @@ func TestMovedWhileFailing(t *testing.T) {
 	}{{"transient", errors.New("down")}, {"permanent", nil}} {
 		t.Run(c.name, func(t *testing.T) {
 			each(t, func(t *testing.T, e databasetest.Engine) {
-				bustest.Fault(t, "a failed timer puts off or buries whatever row has its name and key by then, also one that was set anew for later")
 				failing, moved := make(chan struct{}), make(chan struct{})
 				var runs atomic.Int32
 				s := bustest.OpenStage(t, e, bustest.StageOptions{}, clockwork(func(m *module.Module, s *unit.Store) {
@@ -106,7 +105,6 @@ func TestMovedWhileFailing(t *testing.T) {
 // A timer that was set anew between being read and being fired, for the same moment, fires with what it was set to.
 func TestSetAnewBeforeFiring(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "a timer fires with the payload that was read, although its row has another one by then")
 		var once sync.Once
 		changed := make(chan struct{})
 		var s *bustest.Stage
@@ -144,7 +142,6 @@ func TestSetAnewBeforeFiring(t *testing.T) {
 // Effects that take longer than their rows' grace are still running: their rows must not fill the head of the batch.
 func TestSlowEffectsStarveNoTimer(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "rows of effects that run here and are overdue stay at the head of the batch: 64 of them starve all timers and make the loop spin")
 		release := make(chan struct{})
 		var once sync.Once
 		s := bustest.OpenStage(t, e, bustest.StageOptions{}, clockwork(func(m *module.Module, _ *unit.Store) {
@@ -171,7 +168,6 @@ func TestAskedAgainWhileRunning(t *testing.T) {
 	for _, finishes := range []bool{false, true} {
 		t.Run(fmt.Sprintf("finishes=%v", finishes), func(t *testing.T) {
 			each(t, func(t *testing.T, e databasetest.Engine) {
-				bustest.Fault(t, "the end of an effect removes the row of its name and key, also when it was asked for anew meanwhile")
 				running, release := make(chan struct{}), make(chan struct{})
 				var mu sync.Mutex
 				var called []int
@@ -210,7 +206,6 @@ func TestAskedAgainWhileRunning(t *testing.T) {
 // A schedule keeps its step when it fails, and its handler hears of the due time it is for.
 func TestScheduleKeepsStep(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "a schedule that fails is retried for the time of the retry, and goes on from there")
 		var runs atomic.Int32
 		s := bustest.OpenStage(t, e, bustest.StageOptions{}, clockwork(func(m *module.Module, _ *unit.Store) {
 			module.OnSchedule(m, "daily", func(_ context.Context, u *unit.Work, due time.Time) error {
@@ -255,7 +250,6 @@ func TestScheduleCatchesUpOnce(t *testing.T) {
 // newer one.
 func TestUnknownTimersWaitForTheirVersion(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "a timer or effect that this version does not know is buried at once, an unknown schedule is removed")
 		s := bustest.OpenStage(t, e, bustest.StageOptions{}, clockwork(nil))
 		s.Do("beta", func(u *unit.Work) error {
 			for _, kind := range []string{unit.KindTimer, unit.KindEffect, unit.KindSchedule} {
@@ -276,7 +270,6 @@ func TestUnknownTimersWaitForTheirVersion(t *testing.T) {
 // Effects work after the bus was stopped and started again in one process.
 func TestEffectsAfterASecondRun(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "Drain is for ever: after another Run effects are claimed and never called")
 		var called atomic.Int32
 		s := bustest.OpenStage(t, e, bustest.StageOptions{}, clockwork(func(m *module.Module, _ *unit.Store) {
 			module.OnEffect(m, "call", func(context.Context, string, int) error { called.Add(1); return nil })
@@ -293,7 +286,6 @@ func TestEffectsAfterASecondRun(t *testing.T) {
 // A shutdown waits for the calls that run, not for those that wait for a place: their rows keep them.
 func TestDrainWaitsForRunningCallsOnly(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "Drain also waits for the effects that have not begun, up to 4,096 of them")
 		release := make(chan struct{})
 		var began atomic.Int32
 		s := bustest.OpenStage(t, e, bustest.StageOptions{}, clockwork(func(m *module.Module, _ *unit.Store) {

@@ -9,7 +9,9 @@
 package timer
 
 import (
+	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +32,7 @@ import (
 // Timers runs the timers of one module.
 type Timers struct {
 	module  *module.Module
+	names   []string // of what the module knows; rows of other names are left alone
 	store   *unit.Store
 	policy  inbox.Policy
 	metrics *telemetry.Messages
@@ -51,7 +54,11 @@ const (
 
 // New runs the timers of a module.
 func New(m *module.Module, store *unit.Store, policy inbox.Policy, metrics *telemetry.Messages, log *slog.Logger) *Timers {
-	return &Timers{module: m, store: store, policy: policy, metrics: metrics, log: log, wake: make(chan struct{}, 1),
+	names := append(append([]string{""}, m.Timers...), m.Effects...)
+	for _, s := range m.Schedules {
+		names = append(names, s.Name)
+	}
+	return &Timers{module: m, names: names, store: store, policy: policy, metrics: metrics, log: log, wake: make(chan struct{}, 1),
 		slots: make(chan struct{}, parallelEffects), queued: make(chan struct{}, queuedEffects)}
 }
 
@@ -94,7 +101,7 @@ func (t *Timers) start(d due, marked bool) {
 		}
 		return
 	}
-	if !marked && !t.store.StartEffect(d.Name, d.Key) {
+	if !marked && !t.store.StartEffect(d.Name, d.Key, d.FirstAt, d.Payload) {
 		<-t.queued
 		return
 	}
@@ -102,8 +109,18 @@ func (t *Timers) start(d due, marked bool) {
 		defer func() { <-t.queued }()
 		t.slots <- struct{}{}
 		defer func() { <-t.slots }()
+		if t.ending() { // not begun: its row is found after the next start
+			t.store.EndEffect(d.Name, d.Key)
+			return
+		}
 		t.effect(d)
 	})
+}
+
+func (t *Timers) ending() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.stopping
 }
 
 // Drain refuses new effects and waits for those that run.
@@ -117,6 +134,13 @@ func (t *Timers) Drain() {
 // Open makes the rows of the module's schedules. On SQLite it also takes up the effects of the process before: it was the
 // only one and is gone, so nobody needs the grace that their rows still give it.
 func (t *Timers) Open(ctx context.Context) error {
+	var unknown []string
+	if err := t.store.Read(ctx).Raw("SELECT DISTINCT name FROM timers WHERE kind <> ? AND name NOT IN ?", unit.KindSchedule, t.names).Scan(&unknown).Error; err != nil {
+		return err
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("module %s: rows wait for the timers or effects %v, which do not exist any more; let the version before finish them first", t.module.Name, unknown)
+	}
 	return t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		if w.Dialect() == database.SQLite {
 			if err := w.DB.Exec("UPDATE timers SET due_at = ? WHERE kind = ? AND attempt = 0 AND due_at > ?", w.Now(), unit.KindEffect, w.Now()).Error; err != nil {
@@ -125,7 +149,7 @@ func (t *Timers) Open(ctx context.Context) error {
 		}
 		for _, s := range t.module.Schedules {
 			err := w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, '', ?, ?, 0, ?) ON CONFLICT (name, key) DO NOTHING`,
-				unit.KindSchedule, s.Name, w.Now().Add(s.Every), w.Now(), []byte("{}")).Error
+				unit.KindSchedule, s.Name, w.Now().Add(s.Every), w.Now().Add(s.Every), []byte("{}")).Error
 			if err != nil {
 				return err
 			}
@@ -138,6 +162,9 @@ func (t *Timers) Open(ctx context.Context) error {
 // it wants to be called next.
 func (t *Timers) Run(ctx context.Context, poll time.Duration, extra func(ctx context.Context) (time.Time, bool, error)) {
 	clock := t.store.Clock()
+	t.mu.Lock()
+	t.stopping = false
+	t.mu.Unlock()
 	for ctx.Err() == nil {
 		now := clock.Now()
 		wake := now.Add(poll)
@@ -174,7 +201,7 @@ func (t *Timers) Run(ctx context.Context, poll time.Duration, extra func(ctx con
 // next is when the next row after a moment is due.
 func (t *Timers) next(ctx context.Context, since time.Time) (time.Time, bool, error) {
 	var at []time.Time
-	err := t.store.Read(ctx).Raw("SELECT due_at FROM timers WHERE due_at > ? ORDER BY due_at LIMIT 1", since).Scan(&at).Error
+	err := t.store.Read(ctx).Raw("SELECT due_at FROM timers WHERE due_at > ? AND name IN ? ORDER BY due_at LIMIT 1", since, t.names).Scan(&at).Error
 	if err != nil || len(at) == 0 {
 		return time.Time{}, false, err
 	}
@@ -183,8 +210,8 @@ func (t *Timers) next(ctx context.Context, since time.Time) (time.Time, bool, er
 
 func (t *Timers) fire(ctx context.Context, now time.Time) (busy bool, err error) {
 	var rows []due
-	err = t.store.Read(ctx).Raw("SELECT kind, name, key, due_at, first_at, attempt, payload FROM timers WHERE due_at <= ? ORDER BY due_at LIMIT ?",
-		now, batch).Scan(&rows).Error
+	err = t.store.Read(ctx).Raw("SELECT kind, name, key, due_at, first_at, attempt, payload FROM timers WHERE due_at <= ? AND name IN ? ORDER BY due_at LIMIT ?",
+		now, t.names, batch).Scan(&rows).Error
 	if err != nil {
 		return false, err
 	}
@@ -207,10 +234,9 @@ func (t *Timers) fire(ctx context.Context, now time.Time) (busy bool, err error)
 
 // postpone claims a due effect for this process by moving its row, then runs it.
 func (t *Timers) postpone(ctx context.Context, d due) {
-	// Marked before the row is moved: whoever asks in between whether anything is left to do must see one of both.
-	if !t.store.StartEffect(d.Name, d.Key) {
-		return
-	}
+	// Marked before the row is moved: whoever asks in between whether anything is left to do must see one of both. One that
+	// runs here already only has its row moved, out of the way of what is due.
+	fresh := t.store.StartEffect(d.Name, d.Key, d.FirstAt, d.Payload)
 	claimed := false
 	err := t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		r := w.DB.Exec("UPDATE timers SET due_at = ? WHERE name = ? AND key = ? AND due_at = ?", w.Now().Add(unit.EffectGrace), d.Name, d.Key, d.DueAt)
@@ -220,11 +246,13 @@ func (t *Timers) postpone(ctx context.Context, d due) {
 	if err != nil {
 		t.log.Warn("effect not claimed", "module", t.module.Name, "effect", d.Name, "key", d.Key, "error", err)
 	}
-	if err != nil || !claimed {
+	switch {
+	case !fresh:
+	case err != nil || !claimed:
 		t.store.EndEffect(d.Name, d.Key)
-		return
+	default:
+		t.start(d, true)
 	}
-	t.start(d, true)
 }
 
 // cause is the message that a timer's work derives its ids from.
@@ -236,14 +264,17 @@ func (t *Timers) cause(d due) *message.Message {
 }
 
 func (t *Timers) fireOne(ctx context.Context, d due) {
+	asked := ctx
+	ctx, cancel := context.WithTimeout(ctx, t.policy.Timeout)
+	defer cancel()
 	cause := t.cause(d)
 	if d.Kind == unit.KindSchedule {
-		cause.ID = message.DeriveID(cause.ID, "due", int(d.DueAt.UnixMicro()))
+		cause.ID = message.DeriveID(cause.ID, "due", int(d.FirstAt.UnixMicro()))
 	}
 	gone := false
 	err := t.store.Handle(ctx, cause, inbox.TimerHandler(d.Name), func(ctx context.Context, w *unit.Work) error {
 		gone = false
-		n, err := t.claim(w, d)
+		n, err := t.claim(w, &d)
 		if err != nil || n == 0 {
 			gone = n == 0
 			return err
@@ -253,7 +284,7 @@ func (t *Timers) fireOne(ctx context.Context, d due) {
 			if fn == nil {
 				return nil // a schedule of another version
 			}
-			return fn(ctx, w, d.DueAt)
+			return fn(ctx, w, d.FirstAt)
 		}
 		fn := t.module.Timer(d.Name)
 		if fn == nil {
@@ -262,19 +293,23 @@ func (t *Timers) fireOne(ctx context.Context, d due) {
 		return fn(ctx, w, d.Key, d.Payload)
 	}, database.Repeatable)
 	switch {
-	case gone || ctx.Err() != nil:
+	case gone || asked.Err() != nil:
 	case err == nil:
 		t.metrics.Timers.WithLabelValues(t.module.Name, d.Name).Inc()
 	default:
-		t.failed(ctx, d, err)
+		t.failed(asked, d, err)
 	}
 }
 
 // claim removes a timer's row, or moves a schedule's to its next due time; 0 rows mean that another process was faster.
-func (t *Timers) claim(w *unit.Work, d due) (int64, error) {
+func (t *Timers) claim(w *unit.Work, d *due) (int64, error) {
 	if d.Kind != unit.KindSchedule {
-		r := w.DB.Exec("DELETE FROM timers WHERE name = ? AND key = ? AND due_at = ?", d.Name, d.Key, d.DueAt)
-		return r.RowsAffected, r.Error
+		// What the row says now counts, not what it said when it was read.
+		err := database.Statements(w.DB).Row("DELETE FROM timers WHERE name = ? AND key = ? AND due_at = ? RETURNING payload", d.Name, d.Key, d.DueAt).Scan(&d.Payload)
+		if errors.Is(err, sql.ErrNoRows) {
+			return 0, nil
+		}
+		return 1, err
 	}
 	every := time.Duration(0)
 	for _, s := range t.module.Schedules {
@@ -286,11 +321,11 @@ func (t *Timers) claim(w *unit.Work, d due) (int64, error) {
 		r := w.DB.Exec("DELETE FROM timers WHERE name = ? AND key = ''", d.Name)
 		return r.RowsAffected, r.Error
 	}
-	next := d.DueAt.Add(every)
+	next := d.FirstAt.Add(every) // first_at is the time it was due; due_at may be that of another try
 	if late := w.Now().Sub(next); late >= 0 {
 		next = next.Add((late/every + 1) * every) // caught up once, then back in step
 	}
-	r := w.DB.Exec("UPDATE timers SET due_at = ?, first_at = ?, attempt = 0 WHERE name = ? AND key = '' AND due_at = ?", next, w.Now(), d.Name, d.DueAt)
+	r := w.DB.Exec("UPDATE timers SET due_at = ?, first_at = ?, attempt = 0 WHERE name = ? AND key = '' AND due_at = ?", next, next, d.Name, d.DueAt)
 	return r.RowsAffected, r.Error
 }
 
@@ -312,7 +347,7 @@ func (t *Timers) effect(d due) {
 	case !finished:
 		// The handler has kept no outcome of its own: the row goes now. Losing this only calls the effect again.
 		if err := t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
-			return w.DB.Exec("DELETE FROM timers WHERE name = ? AND key = ?", d.Name, d.Key).Error
+			return w.DB.Exec("DELETE FROM timers WHERE name = ? AND key = ? AND first_at = ? AND payload = ?", d.Name, d.Key, d.FirstAt, d.Payload).Error
 		}); err != nil {
 			t.log.Warn("effect not finished, it will be called again", "module", t.module.Name, "effect", d.Name, "key", d.Key, "error", err)
 		}
@@ -337,9 +372,16 @@ func (t *Timers) failed(ctx context.Context, d due, cause error) {
 	err := t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		dead = false
 		var row due
-		found := w.DB.Raw("SELECT kind, name, key, due_at, first_at, attempt, payload FROM timers WHERE name = ? AND key = ?", d.Name, d.Key).Scan(&row)
+		lock := ""
+		if w.Dialect() == database.Postgres {
+			lock = " FOR UPDATE"
+		}
+		found := w.DB.Raw("SELECT kind, name, key, due_at, first_at, attempt, payload FROM timers WHERE name = ? AND key = ?"+lock, d.Name, d.Key).Scan(&row)
 		if found.Error != nil || found.RowsAffected == 0 {
 			return found.Error // cancelled, or finished by another process
+		}
+		if !row.FirstAt.Equal(d.FirstAt) || !bytes.Equal(row.Payload, d.Payload) || (row.Kind != unit.KindEffect && !row.DueAt.Equal(d.DueAt)) {
+			return nil // set anew meanwhile: that one has not failed
 		}
 		before := t.policy.Base << min(row.Attempt, 20)
 		at = w.Now().Add(inbox.Backoff(t.policy, min(before, t.policy.Cap)))
@@ -353,7 +395,7 @@ func (t *Timers) failed(ctx context.Context, d due, cause error) {
 			return err
 		}
 		if err := w.DB.Exec(`INSERT INTO dead_letters (id, position, handler, key, message_id, name, subject, message, reason, attempts, first_at, died_at)
-			VALUES (?, 0, ?, ?, ?, ?, '', ?, ?, ?, ?, ?)`, message.NewID(), inbox.TimerHandler(row.Name), row.Key, m.ID, row.Name, body, cause.Error(), row.Attempt+1, row.FirstAt, w.Now()).Error; err != nil {
+			VALUES (?, 0, ?, ?, ?, ?, '', ?, ?, ?, ?, ?)`, message.NewID(), inbox.TimerHandler(row.Name), row.Key, m.ID, row.Name, body, inbox.Reason(cause.Error()), row.Attempt+1, row.FirstAt, w.Now()).Error; err != nil {
 			return err
 		}
 		return w.DB.Exec("DELETE FROM timers WHERE name = ? AND key = ?", d.Name, d.Key).Error

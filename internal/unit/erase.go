@@ -1,39 +1,49 @@
 package unit
 
 import (
+	"encoding/json"
 	"fmt"
+
+	"github.com/banyan-go/banyan/internal/message"
 )
 
-type personalRow struct {
-	ID      int64
-	Name    string
-	Payload []byte
-}
-
 // Erase blanks the personal data of a user in everything that the module's store keeps of messages and answers:
-// outbox, parked messages, dead letters, stored answers. What was sent already has reached others, who erase for
-// themselves.
+// outbox, parked messages, dead letters, the reasons of failures, stored answers. It is remembered, so that a message that
+// comes later is kept without it too. What was sent already has reached others, who erase for themselves.
 func (w *Work) Erase(subject string) error {
 	if subject == "" {
 		return nil
 	}
-	for _, t := range []struct{ table, id, body string }{{"outbox", "id", "payload"}, {"parked", "position", "message"}, {"dead_letters", "position", "message"}} {
-		var rows []personalRow
-		if err := w.DB.Raw(fmt.Sprintf("SELECT %s AS id, name, %s AS payload FROM %s WHERE subject = ?", t.id, t.body, t.table), subject).Scan(&rows).Error; err != nil {
+	if err := w.DB.Exec("INSERT INTO erased (subject, erased_at) VALUES (?, ?) ON CONFLICT (subject) DO NOTHING", subject, w.now).Error; err != nil {
+		return fmt.Errorf("erase: %w", err)
+	}
+	for _, t := range []struct {
+		table, id, body, reason string
+		blank                   func(name string, body []byte) ([]byte, error)
+	}{
+		{"outbox", "message_id", "payload", "", w.store.personal.Payload},
+		{"parked", "message_id", "message", "error", w.store.personal.Envelope},
+		{"dead_letters", "message_id", "message", "reason", w.store.personal.Envelope},
+	} {
+		var rows []struct {
+			ID      string
+			Name    string
+			Payload []byte
+		}
+		query := fmt.Sprintf("SELECT DISTINCT %s AS id, name, %s AS payload FROM %s WHERE subject = ?", t.id, t.body, t.table)
+		if err := w.DB.Raw(query, subject).Scan(&rows).Error; err != nil {
 			return fmt.Errorf("erase in %s: %w", t.table, err)
 		}
 		for _, r := range rows {
-			var clean []byte
-			var err error
-			if t.table == "outbox" {
-				clean, err = w.store.personal.Payload(r.Name, r.Payload)
-			} else {
-				clean, err = w.store.personal.Envelope(r.Name, r.Payload)
-			}
+			clean, err := t.blank(r.Name, r.Payload)
 			if err != nil {
 				return fmt.Errorf("erase in %s: %w", t.table, err)
 			}
-			if err := w.DB.Exec(fmt.Sprintf("UPDATE %s SET %s = ? WHERE %s = ?", t.table, t.body, t.id), clean, r.ID).Error; err != nil {
+			set := t.body + " = ?"
+			if t.reason != "" {
+				set += ", " + t.reason + " = 'erased'" // an error may quote what it could not handle
+			}
+			if err := w.DB.Exec(fmt.Sprintf("UPDATE %s SET %s WHERE %s = ? AND subject = ?", t.table, set, t.id), clean, r.ID, subject).Error; err != nil {
 				return fmt.Errorf("erase in %s: %w", t.table, err)
 			}
 		}
@@ -43,4 +53,17 @@ func (w *Work) Erase(subject string) error {
 		return fmt.Errorf("erase stored answers: %w", err)
 	}
 	return nil
+}
+
+// Envelope is a message in the form in which it is kept, without the personal data of who was erased; erased says so.
+func (w *Work) Envelope(m message.Message) (body []byte, erased bool, err error) {
+	if body, err = json.Marshal(m); err != nil || m.Subject == "" {
+		return body, false, err
+	}
+	var n int
+	if err := w.DB.Raw("SELECT count(*) FROM erased WHERE subject = ?", m.Subject).Row().Scan(&n); err != nil || n == 0 {
+		return body, false, err
+	}
+	body, err = w.store.personal.Envelope(m.Name, body)
+	return body, true, err
 }

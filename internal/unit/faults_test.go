@@ -37,7 +37,6 @@ func each(t *testing.T, fn func(t *testing.T, e databasetest.Engine)) {
 // What a unit of work says last of a timer counts.
 func TestLastWordOnATimerCounts(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "a timer that is set and then cancelled in one unit of work stays set")
 		w := bustest.Open(t, e, bustest.Options{})
 		if err := w.Beta.Do(t.Context(), func(_ context.Context, u *unit.Work) error {
 			u.Schedule("later", "set then cancelled", u.Now().Add(time.Minute), 1)
@@ -56,7 +55,6 @@ func TestLastWordOnATimerCounts(t *testing.T) {
 // A message that is being buried while its user is erased leaves nothing behind.
 func TestErasureRacesBurial(t *testing.T) {
 	t.Parallel()
-	bustest.Fault(t, "a parked message is read without being locked before it is buried: an erasure in between blanks the parked row, and the letter keeps the data")
 	w := bustest.Open(t, databasetest.Postgres(t, bustest.Modules...), bustest.Options{})
 	w.Fail("count", func(int) error { return errors.New("down") })
 	m := message.Message{ID: message.NewID(), Name: "alpha.counted.v1", Source: "alpha", Key: "a", Sequence: 1, Subject: "ann", Time: w.Clock.Now(), Payload: []byte(`{"id":"ann@example.com","n":1}`)}
@@ -100,7 +98,6 @@ func TestErasureRacesBurial(t *testing.T) {
 // A message on its way to a user's module after the user was erased there leaves nothing behind when it fails.
 func TestErasureBeforeArrival(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "nothing remembers who was erased: a message that arrives later and fails is kept with its personal data")
 		w := bustest.Open(t, e, bustest.Options{})
 		if err := w.Beta.Do(t.Context(), func(_ context.Context, u *unit.Work) error { return u.Erase("ann") }); err != nil {
 			t.Fatal(err)
@@ -304,7 +301,6 @@ func TestCancelledInTheMiddle(t *testing.T) {
 // A panic in what runs after a commit is a bug of a hint: the message stays handled and the process alive.
 func TestPanicAfterTheCommit(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "a panic after the commit of a timer, a retry or an effect ends the process")
 		w := bustest.Open(t, e, bustest.Options{})
 		w.Committed("later", func() { panic("a bug") })
 		if err := w.Beta.Do(t.Context(), func(_ context.Context, u *unit.Work) error {
@@ -321,7 +317,6 @@ func TestPanicAfterTheCommit(t *testing.T) {
 // A subscription whose handler changes its copy of a payload changes nobody else's, nor that of its own next attempt.
 func TestPayloadIsTheHandlersOwn(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
-		bustest.Fault(t, "on SQLite all subscribers and attempts share the bytes of a payload")
 		var mu sync.Mutex
 		var got []string
 		spoil := func(handler string) module.MessageHandler {

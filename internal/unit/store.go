@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sort"
 	"strings"
@@ -54,6 +55,13 @@ type timerKey struct{ Name, Key string }
 
 type traceContext struct{ correlation, parent string }
 
+// running is an effect on its way.
+type running struct {
+	firstAt  time.Time
+	payload  []byte
+	finished bool // its outcome is committed
+}
+
 // Options say what a store's module announces, sends and is driven by.
 type Options struct {
 	Module    string
@@ -82,7 +90,7 @@ type Store struct {
 	overload  atomic.Pointer[string]
 
 	mu      sync.Mutex
-	running map[timerKey]bool // effects that run now; true once their outcome is committed
+	running map[timerKey]*running // effects that run now
 }
 
 // Hooks are told what a commit has left to do. They are hints: after a crash the rows are found anyway.
@@ -108,7 +116,7 @@ type Delivery struct {
 func New(db *database.DB, o Options) *Store {
 	s := &Store{
 		db: db, module: o.Module, announces: map[string]bool{}, sends: map[string]bool{}, timers: map[string]string{},
-		personal: o.Personal, clock: o.Clock, tracer: o.Tracer, log: o.Log, running: map[timerKey]bool{},
+		personal: o.Personal, clock: o.Clock, tracer: o.Tracer, log: o.Log, running: map[timerKey]*running{},
 	}
 	if s.clock == nil {
 		s.clock = clock.System{}
@@ -263,10 +271,10 @@ func Traceparent(ctx context.Context) string {
 
 func (s *Store) committed(w *Work) {
 	hooks := s.hooks.Load()
-	for _, c := range w.cancels {
+	for _, c := range append(w.cancels, w.finishes...) {
 		s.mu.Lock()
-		if _, ok := s.running[c]; ok {
-			s.running[c] = true
+		if r := s.running[c]; r != nil {
+			r.finished = true
 		}
 		s.mu.Unlock()
 	}
@@ -279,19 +287,29 @@ func (s *Store) committed(w *Work) {
 		}
 	}
 	for _, fn := range w.after {
-		fn()
+		s.call(fn)
 	}
 }
 
+// call runs what was left for after the commit. It is committed: a bug there is told, and ends nothing.
+func (s *Store) call(fn func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("panic after a commit", "module", s.module, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	fn()
+}
+
 // StartEffect marks an effect as running in this process; false if it is running already.
-func (s *Store) StartEffect(name, key string) bool {
+func (s *Store) StartEffect(name, key string, firstAt time.Time, payload []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := timerKey{name, key}
 	if _, ok := s.running[k]; ok {
 		return false
 	}
-	s.running[k] = false
+	s.running[k] = &running{firstAt: firstAt, payload: payload}
 	return true
 }
 
@@ -299,7 +317,8 @@ func (s *Store) StartEffect(name, key string) bool {
 func (s *Store) Finished(name, key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.running[timerKey{name, key}]
+	r := s.running[timerKey{name, key}]
+	return r != nil && r.finished
 }
 
 // EndEffect ends what StartEffect began.
@@ -398,6 +417,18 @@ func (w *Work) flushTimers() error {
 		}
 		if _, err := database.Statements(w.DB).Exec("DELETE FROM timers WHERE name = ? AND key = ?", c.Name, c.Key); err != nil {
 			return fmt.Errorf("cancel timer: %w", err)
+		}
+	}
+	for _, f := range w.finishes {
+		w.store.mu.Lock()
+		r := w.store.running[f]
+		w.store.mu.Unlock()
+		query, args := "DELETE FROM timers WHERE name = ? AND key = ?", []any{f.Name, f.Key}
+		if r != nil {
+			query, args = query+" AND first_at = ? AND payload = ?", append(args, r.firstAt, r.payload)
+		}
+		if _, err := database.Statements(w.DB).Exec(query, args...); err != nil {
+			return fmt.Errorf("finish effect: %w", err)
 		}
 	}
 	for _, t := range w.timers {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -27,6 +28,7 @@ type Work struct {
 	messages []message.Message
 	timers   []timerRow
 	cancels  []timerKey
+	finishes []timerKey
 	after    []func()
 	err      error // first error of Publish and the like, returned at the end
 	now      time.Time
@@ -110,6 +112,7 @@ func (w *Work) Schedule(name, key string, due time.Time, payload any) {
 
 // Cancel removes the timer (name, key), if it is set.
 func (w *Work) Cancel(name, key string) {
+	w.timers = slices.DeleteFunc(w.timers, func(t timerRow) bool { return t.Name == name && t.Key == key })
 	w.cancels = append(w.cancels, timerKey{Name: name, Key: key})
 }
 
@@ -120,7 +123,10 @@ func (w *Work) Effect(name, key string, payload any) {
 }
 
 // FinishEffect says, in the unit of work that keeps its outcome, that the effect (name, key) is done.
-func (w *Work) FinishEffect(name, key string) { w.Cancel(name, key) }
+// One that was asked for anew while it ran is left to be called again.
+func (w *Work) FinishEffect(name, key string) {
+	w.finishes = append(w.finishes, timerKey{Name: name, Key: key})
+}
 
 func (w *Work) timer(kind, name, key string, due time.Time, payload any) {
 	body, err := json.Marshal(payload)

@@ -1,0 +1,27 @@
+package relay_test
+
+import (
+	"log/slog"
+	"testing"
+
+	"github.com/banyan-go/banyan/internal/bustest"
+	"github.com/banyan-go/banyan/internal/databasetest"
+	"github.com/banyan-go/banyan/internal/relay"
+	"github.com/banyan-go/banyan/internal/telemetry"
+)
+
+// What waits can be counted on every engine: the high-water mark rests on it.
+func TestPendingIsCounted(t *testing.T) {
+	each(t, func(t *testing.T, e databasetest.Engine) {
+		bustest.Fault(t, "Relay.Pending names a table alias with a word that PostgreSQL keeps for itself: the query fails, the error is dropped, no module is ever overloaded there")
+		w := bustest.Prepare(t, e, bustest.Options{})
+		w.Publish("a", 1, 2, 3)
+		r := relay.New(w.Alpha, relay.Config{Workers: 1, Window: 1}, nil, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+		for limit, expect := range map[int64]int64{2: 2, 100: 6} {
+			n, err := r.Pending(t.Context(), limit)
+			if err != nil || n != expect {
+				t.Errorf("up to %d: %d, error %v, want %d", limit, n, err, expect)
+			}
+		}
+	})
+}
