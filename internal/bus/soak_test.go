@@ -1,0 +1,70 @@
+package bus_test
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/banyan-go/banyan/internal/bustest"
+	"github.com/banyan-go/banyan/internal/databasetest"
+)
+
+// terminate ends all sessions of the modules in the engine's database.
+func terminate(t testing.TB, e databasetest.Engine) {
+	t.Helper()
+	c, err := pgx.Connect(context.Background(), e.Config.Postgres.AdminDSN.Reveal())
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer func() { _ = c.Close(context.Background()) }()
+	if _, err := c.Exec(context.Background(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBacklog drains a backlog of 20,000 messages, with BANYAN_SOAK set of a million: memory stays bounded, and the last
+// tenth is not slower than half of the first one.
+func TestBacklog(t *testing.T) {
+	databasetest.Each(t, bustest.Modules, func(t *testing.T, e databasetest.Engine) {
+		many, within := 20_000, 60*time.Second
+		if os.Getenv("BANYAN_SOAK") != "" {
+			many, within = 1_000_000, 30*time.Minute
+		}
+		w := bustest.Prepare(t, e, bustest.Options{})
+		backlog(t, w.Alpha, many, 500)
+		heap := func() uint64 {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapInuse
+		}
+		runtime.GC()
+		before, peak := heap(), uint64(0)
+		tenth := many / 10
+		times := make([]time.Duration, 0, 10)
+		start := time.Now()
+		w.Run()
+		for i := 1; i <= 10; i++ {
+			bustest.Eventually(t, "the next tenth is handled", within, func() bool {
+				<-time.After(10 * time.Millisecond)
+				peak = max(peak, heap())
+				return bustest.Count(t, w.Beta, "SELECT coalesce(max(position), 0) FROM seen") >= i*tenth
+			})
+			times = append(times, time.Since(start))
+		}
+		w.Settle()
+		want(t, "handled", bustest.Count(t, w.Beta, "SELECT count(*) FROM seen"), many)
+		first, last := times[0], times[9]-times[8]
+		t.Logf("%d messages in %s; first tenth %s, last tenth %s; heap %d MiB before, %d MiB at most", many, times[9].Round(time.Millisecond), first.Round(time.Millisecond), last.Round(time.Millisecond), before>>20, peak>>20)
+		if last > 2*first+500*time.Millisecond { // the constant is for a busy machine
+			t.Errorf("the last tenth took %s, the first one %s", last, first)
+		}
+		if grown := int64(peak) - int64(before); grown > 96<<20 {
+			t.Errorf("the heap grew by %d MiB", grown>>20)
+		}
+	})
+}
