@@ -223,7 +223,7 @@ func (b *Bus) Open(ctx context.Context) error {
 			if err := p.inbox.Open(gctx); err != nil {
 				return err
 			}
-			if err := relay.CheckSubscribers(gctx, p.store, b.modulesSubscribed()); err != nil {
+			if err := relay.CheckSubscribers(gctx, p.store, b.targets(p)); err != nil {
 				return err
 			}
 			return p.timers.Open(gctx)
@@ -336,21 +336,6 @@ func (b *Bus) subscribersOf(name string) []string {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return b.subscribers[name]
-}
-
-func (b *Bus) modulesSubscribed() []string {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	var all []string
-	for _, subs := range b.subscribers {
-		for _, s := range subs {
-			if !slices.Contains(all, s) {
-				all = append(all, s)
-			}
-		}
-	}
-	sort.Strings(all)
-	return all
 }
 
 // targets are the modules that a module's messages go to.

@@ -65,7 +65,7 @@ func (b *Bus) housekeep(ctx context.Context, p *part) {
 	clock := p.store.Clock()
 	for tick := 0; ctx.Err() == nil; tick++ {
 		b.measure(ctx, p)
-		if tick%60 == 1 {
+		if tick%300 == 1 {
 			now := clock.Now()
 			if err := p.relay.Clean(ctx, now.Add(-b.cfg.KeepUnsubscribed)); err != nil && ctx.Err() == nil {
 				b.opts.Log.Warn("old messages not removed", "module", p.module.Name, "error", err)
@@ -76,7 +76,7 @@ func (b *Bus) housekeep(ctx context.Context, p *part) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Second):
 		}
 	}
 }

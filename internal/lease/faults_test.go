@@ -51,10 +51,10 @@ func TestOverloadEndsWithTheLease(t *testing.T) {
 		w.Publish(bustest.Key(i), 1)
 	}
 	w.Run()
-	bustest.Eventually(t, "requests are refused", 5*time.Second, func() bool { return w.Alpha.Overloaded() != "" })
+	bustest.Eventually(t, "requests are refused", 20*time.Second, func() bool { return w.Alpha.Overloaded() != "" })
 	steal(t, w.Alpha, "somebody else", 3600)
 	open()
-	bustest.Eventually(t, "the lease is lost", 5*time.Second, func() bool { return !owner(w, "alpha") })
+	bustest.Eventually(t, "the lease is lost", 20*time.Second, func() bool { return !owner(w, "alpha") })
 	want(t, "why requests are refused", w.Alpha.Overloaded(), "")
 	m, _ := w.Bus.Status(t.Context())
 	if m["alpha"].Oldest != nil {

@@ -71,6 +71,12 @@ func blank(v any, t reflect.Type) {
 				blank(item, t.Elem())
 			}
 		}
+	case reflect.Map:
+		if items, ok := v.(map[string]any); ok {
+			for _, item := range items {
+				blank(item, t.Elem())
+			}
+		}
 	case reflect.Struct:
 		fields, ok := v.(map[string]any)
 		if !ok {
@@ -79,6 +85,10 @@ func blank(v any, t reflect.Type) {
 		for i := range t.NumField() {
 			f := t.Field(i)
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == "" && f.Anonymous {
+				blank(v, f.Type) // its fields stand among these
+				continue
+			}
 			if name == "" {
 				name = f.Name
 			}

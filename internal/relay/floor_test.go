@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"log/slog"
-	"os"
 	"testing"
 	"time"
 
@@ -19,9 +18,6 @@ import (
 // did not answer. It is late, not lost.
 func TestRowBelowTheFloorIsFound(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("BANYAN_FAULTS") == "" {
-		t.Skip("known fault: on PostgreSQL rewind does not lower where reading begins: a row that commits below the floor is not sent before the relay starts again")
-	}
 	db := databasetest.Postgres(t, "alpha").Store(t, "alpha")
 	store := unit.New(db, unit.Options{Module: "alpha"})
 	sent := make(chan string, 8)

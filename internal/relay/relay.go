@@ -189,8 +189,11 @@ func (r *Relay) inOrder() bool { return r.store.DB().Dialect() == database.SQLit
 
 func (l *leg) rewind(to int64) {
 	l.mu.Lock()
-	if to < l.from && l.relay.inOrder() {
-		l.from = to
+	switch {
+	case l.relay.inOrder():
+		l.from = min(l.from, to)
+	case to > 0 && len(l.floors) > 0 && to <= l.floors[0].id:
+		l.floors = nil // somebody took longer than anybody may: read from the beginning
 	}
 	l.caught = false
 	l.missed++
@@ -552,7 +555,7 @@ func (r *Relay) sweepOnce(ctx context.Context, query string, args []any, subscri
 // Pending counts the deliveries not yet taken, up to a limit.
 func (r *Relay) Pending(ctx context.Context, limit int64) (int64, error) {
 	var n int64
-	err := r.store.Read(ctx).Raw("SELECT count(*) FROM (SELECT 1 FROM delivery LIMIT ?) AS some", limit).Row().Scan(&n)
+	err := r.store.Read(ctx).Raw("SELECT count(*) FROM (SELECT 1 FROM delivery LIMIT ?) AS pending", limit).Row().Scan(&n)
 	return n, err
 }
 

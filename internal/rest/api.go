@@ -78,6 +78,9 @@ func NewEcho(log *slog.Logger) *echo.Echo {
 			err = errs.New(kindOf(he.Code), "%s", http.StatusText(he.Code))
 		}
 		p, _ := NewProblem(c.Request().Context(), err)
+		if he != nil { // the router's own: it knows the status better than any kind
+			p.Status, p.Title = he.Code, http.StatusText(he.Code)
+		}
 		if p.Status >= 500 {
 			log.ErrorContext(c.Request().Context(), "request failed", "error", err)
 		}

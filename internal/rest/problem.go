@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -35,7 +34,9 @@ func NewProblem(ctx context.Context, err error) (p *Problem, retryAfter int) {
 	switch {
 	case errors.As(err, &e):
 		p.Kind, p.Status, p.Detail, p.Errors = e.Kind, e.Kind.Status(), e.Message, e.Fields
-		if e.Kind == errs.Internal {
+		switch {
+		case p.Status < 500, e.Kind == errs.Unavailable, e.Kind == errs.OutcomeUnknown, e.Kind == errs.Timeout:
+		default: // a bug, or a kind of another version: nobody has said that its text may be shown
 			p.Detail, p.Errors = "", nil
 		}
 		retryAfter = int(math.Ceil(e.RetryAfter.Seconds()))
@@ -98,7 +99,8 @@ func fromHuma(ctx context.Context, status int, text string, causes ...error) hum
 			continue
 		}
 		if status == http.StatusBadRequest {
-			p.Errors = append(p.Errors, errs.Field{Path: "body", Message: strings.TrimPrefix(c.Error(), "json: ")})
+			// The decoder's own text quotes the input and names our types.
+			p.Errors = append(p.Errors, errs.Field{Path: "body", Message: "cannot be read as the JSON that is expected here"})
 		}
 	}
 	return p
