@@ -75,6 +75,9 @@ func (c Config) Validate() error {
 	if u, err := url.Parse(c.Postgres.DSN); err != nil || u.User != nil {
 		return errors.New("database.postgres.dsn: must be a URL without user and password; the modules' roles and database.postgres.secret make those")
 	}
+	if c.Postgres.Secret == "" {
+		return errors.New("database.postgres.secret: is empty; give the one that `banyan migrate` was run with, as BANYAN_DATABASE_POSTGRES_SECRET")
+	}
 	if c.Postgres.MaxConnections < 1 {
 		return fmt.Errorf("database.postgres.max_connections: %d is not at least 1", c.Postgres.MaxConnections)
 	}

@@ -378,7 +378,7 @@ func TestConfigNamesKeyAndWayOut(t *testing.T) {
 		{func(c *database.Config) { c.Driver = "mysql" }, `database.driver: "mysql" is not sqlite or postgres`},
 		{func(c *database.Config) { c.Driver = "postgres" }, "database.postgres.dsn: is empty"},
 		{func(c *database.Config) {
-			c.Driver, c.Postgres.DSN, c.Postgres.MaxConnections = "postgres", "postgres://h/d", 0
+			c.Driver, c.Postgres.DSN, c.Postgres.Secret, c.Postgres.MaxConnections = "postgres", "postgres://h/d", "s", 0
 		}, "database.postgres.max_connections: 0 is not at least 1"},
 	} {
 		cfg := database.DefaultConfig()

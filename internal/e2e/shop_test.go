@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -132,7 +133,8 @@ func (s *shop) launch() {
 		s.t.Fatal(err)
 	}
 	s.cmd = exec.Command(path, "serve", "--data", s.dir, "--addr", s.addr, "--admin-addr", s.admin)
-	s.cmd.Env = append(append(os.Environ(), "BANYAN_ADMIN_PASSWORD="+adminPassword, "BANYAN_GATEWAY_ACCESS_LOG=false"), s.env...)
+	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BANYAN_") })
+	s.cmd.Env = append(append(inherited, "BANYAN_ADMIN_PASSWORD="+adminPassword, "BANYAN_GATEWAY_ACCESS_LOG=false"), s.env...)
 	s.out, s.errOut = &lockedBuffer{}, &lockedBuffer{}
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.errOut
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

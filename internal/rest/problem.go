@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -90,7 +91,7 @@ func fromHuma(ctx context.Context, status int, text string, causes ...error) hum
 	for _, c := range causes {
 		var d *huma.ErrorDetail
 		if errors.As(c, &d) {
-			p.Errors = append(p.Errors, errs.Field{Path: d.Location, Message: d.Message})
+			p.Errors = append(p.Errors, errs.Field{Path: d.Location, Message: plain(d.Message)})
 			continue
 		}
 		var e *errs.Error
@@ -100,10 +101,20 @@ func fromHuma(ctx context.Context, status int, text string, causes ...error) hum
 		}
 		if status == http.StatusBadRequest {
 			// The decoder's own text quotes the input and names our types.
-			p.Errors = append(p.Errors, errs.Field{Path: "body", Message: "cannot be read as the JSON that is expected here"})
+			p.Errors = append(p.Errors, errs.Field{Path: "body", Message: unreadable})
 		}
 	}
 	return p
+}
+
+const unreadable = "cannot be read as the JSON that is expected here"
+
+// plain is what huma says of a field, unless it only passes on what the decoder said.
+func plain(message string) string {
+	if strings.HasPrefix(message, "json: ") {
+		return unreadable
+	}
+	return message
 }
 
 func kindOf(status int) errs.Kind {
