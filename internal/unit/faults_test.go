@@ -353,3 +353,45 @@ func TestPayloadIsTheHandlersOwn(t *testing.T) {
 		}
 	})
 }
+
+// A message that is just being parked while its user is erased is either seen by the erasure or sees it.
+func TestErasureRacesParking(t *testing.T) {
+	t.Parallel()
+	bustest.Fault(t, "who parks looks for the erasure before it is committed, and the erasure looks for parked messages before the other has committed: on PostgreSQL neither sees the other")
+	w := bustest.Open(t, databasetest.Postgres(t, bustest.Modules...), bustest.Options{})
+	w.Fail("count", func(int) error { return errors.New("down") })
+	m := message.Message{ID: message.NewID(), Name: "alpha.counted.v1", Source: "alpha", Key: "a", Sequence: 1, Subject: "ann", Time: w.Clock.Now(), Payload: []byte(`{"id":"ann@example.com","n":1}`)}
+	ready, hold := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		_ = w.Beta.DB().Write(context.Background(), func(tx *gorm.DB) error {
+			if err := tx.Exec("INSERT INTO parked (handler, key, message_id, name, subject, message, error) VALUES ('count', 'elsewhere', ?, '', '', '', '')", m.ID).Error; err != nil {
+				t.Error(err)
+			}
+			close(ready)
+			<-hold
+			return errors.New("roll back")
+		})
+	})
+	<-ready
+	all.Go(func() {
+		if err := w.Bus.Deliver(context.Background(), "beta", m); err != nil {
+			t.Error(err)
+		}
+	})
+	blocked := func() int {
+		return bustest.Count(t, w.Beta, "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())")
+	}
+	bustest.Eventually(t, "the parking waits", 5*time.Second, func() bool { return blocked() == 1 })
+	var erased atomic.Bool
+	all.Go(func() {
+		if err := w.Beta.Do(context.Background(), func(_ context.Context, u *unit.Work) error { return u.Erase("ann") }); err != nil {
+			t.Error(err)
+		}
+		erased.Store(true)
+	})
+	bustest.Eventually(t, "the erasure is over, or waits", 5*time.Second, func() bool { return erased.Load() || blocked() == 2 })
+	close(hold)
+	all.Wait()
+	want(t, "parked with personal data", bustest.Count(t, w.Beta, "SELECT count(*) FROM parked WHERE position('ann@'::bytea in message) > 0"), 0)
+}
