@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/message"
 )
 
@@ -13,6 +14,9 @@ import (
 func (w *Work) Erase(subject string) error {
 	if subject == "" {
 		return nil
+	}
+	if err := w.lockSubject(subject, "pg_advisory_xact_lock"); err != nil {
+		return fmt.Errorf("erase: %w", err)
 	}
 	if err := w.DB.Exec("INSERT INTO erased (subject, erased_at) VALUES (?, ?) ON CONFLICT (subject) DO NOTHING", subject, w.now).Error; err != nil {
 		return fmt.Errorf("erase: %w", err)
@@ -60,10 +64,22 @@ func (w *Work) Envelope(m message.Message) (body []byte, erased bool, err error)
 	if body, err = json.Marshal(m); err != nil || m.Subject == "" {
 		return body, false, err
 	}
+	if err := w.lockSubject(m.Subject, "pg_advisory_xact_lock_shared"); err != nil {
+		return nil, false, err
+	}
 	var n int
 	if err := w.DB.Raw("SELECT count(*) FROM erased WHERE subject = ?", m.Subject).Row().Scan(&n); err != nil || n == 0 {
 		return body, false, err
 	}
 	body, err = w.store.personal.Envelope(m.Name, body)
 	return body, true, err
+}
+
+// lockSubject makes an erasure and whoever keeps a message of the same user wait for each other's commit: else neither
+// sees what the other is about to write. On SQLite there is one writer.
+func (w *Work) lockSubject(subject, how string) error {
+	if w.Dialect() != database.Postgres {
+		return nil
+	}
+	return w.DB.Exec("SELECT "+how+"(hashtextextended(?, 0))", "erase "+w.store.module+" "+subject).Error
 }
