@@ -165,8 +165,9 @@ func release(w *unit.Work, handler, key string) (more bool, err error) {
 // failAgain puts the head off, or buries it.
 func (b *Inbox) failAgain(ctx context.Context, h *Handler, key, id string, cause error) error {
 	var due time.Time
+	dead := false
 	err := b.store.Handle(ctx, nil, h.Name, func(_ context.Context, w *unit.Work) error {
-		due = time.Time{}
+		due, dead = time.Time{}, false
 		k, m, position, err := b.head(w, h, key)
 		if errors.Is(err, errNotDue) {
 			return nil // another owner has it
@@ -183,6 +184,7 @@ func (b *Inbox) failAgain(ctx context.Context, h *Handler, key, id string, cause
 			return w.DB.Exec("UPDATE parked_key SET next_at = ?, attempt = attempt + 1, delay_ms = ? WHERE handler = ? AND key = ?",
 				due, delay.Milliseconds(), h.Name, key).Error
 		}
+		dead = true
 		if err := bury(w, h, m, position, cause.Error(), k.Attempt+1, k.FirstAt); err != nil {
 			return err
 		}
@@ -198,13 +200,13 @@ func (b *Inbox) failAgain(ctx context.Context, h *Handler, key, id string, cause
 	if err != nil {
 		return err
 	}
-	if due.IsZero() {
+	if dead {
 		b.metrics.Dead.WithLabelValues(b.store.Module(), h.Name).Inc()
 		b.log.ErrorContext(ctx, "message dead", "module", b.store.Module(), "handler", h.Name, "id", id, "key", key, "error", cause)
 		return nil
 	}
-	if b.wake != nil {
+	if !due.IsZero() && b.wake != nil {
 		b.wake(due)
 	}
-	return nil
+	return nil // with neither, another owner was faster
 }

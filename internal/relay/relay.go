@@ -275,7 +275,7 @@ func (l *leg) read() (more bool, err error) {
 	for _, r := range rows {
 		if _, known := l.open[r.ID]; !known {
 			if taken == free {
-				return false, nil
+				return l.pending < l.relay.cfg.Window, nil
 			}
 			l.take(r)
 			taken++

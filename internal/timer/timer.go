@@ -330,7 +330,9 @@ func (t *Timers) claim(w *unit.Work, d *due) (int64, error) {
 }
 
 func (t *Timers) effect(d due) {
-	ctx := context.Background()
+	// After this another process may call it: who hangs longer would only do it twice, and keep a place.
+	ctx, cancel := context.WithTimeout(context.Background(), unit.EffectGrace)
+	defer cancel()
 	fn := t.module.Effect(d.Name)
 	var err error
 	if fn == nil {
@@ -342,7 +344,7 @@ func (t *Timers) effect(d due) {
 	finished := t.store.Finished(d.Name, d.Key)
 	switch {
 	case err != nil:
-		t.failed(ctx, d, err)
+		t.failed(context.Background(), d, err)
 		return
 	case !finished:
 		// The handler has kept no outcome of its own: the row goes now. Losing this only calls the effect again.
