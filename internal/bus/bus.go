@@ -384,7 +384,15 @@ func (b *Bus) Run(ctx context.Context) error {
 	var owners sync.WaitGroup
 	for _, name := range b.names() {
 		p := b.parts[name]
-		owners.Go(func() { p.lease.Run(ctx, func(ctx context.Context) { b.own(ctx, p) }) })
+		owners.Go(func() {
+			p.lease.Run(ctx, func(owned context.Context) {
+				b.own(owned, p)
+				if ctx.Err() != nil {
+					p.timers.Stop() // before the lease is given back: who has it next calls the effects that have not begun
+				}
+			})
+		})
+		owners.Go(func() { b.watch(ctx, p) })
 	}
 	owners.Go(func() { b.notified(ctx) })
 	owners.Wait()
@@ -420,7 +428,6 @@ func (b *Bus) own(ctx context.Context, p *part) {
 	})
 	all.Go(func() { b.housekeep(ctx, p) })
 	all.Wait()
-	p.store.Overload("") // who does not relay does not know how much is waiting
 }
 
 // sent wakes the relay: this process's if it holds the lease, else the holder's by a notification.
@@ -460,7 +467,11 @@ func (b *Bus) consume(p *part, msg *wm.Message) error {
 	}
 	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier(msg.Metadata))
 	ctx = telemetry.WithCorrelation(ctx, m.CorrelationID)
-	for _, h := range p.events[m.Name] {
+	handlers := p.events[m.Name]
+	if len(handlers) == 0 {
+		return b.unhandled(ctx, p, m)
+	}
+	for _, h := range handlers {
 		hctx, span := b.opts.Tracer.Start(ctx, "handle "+m.Name, trace.WithSpanKind(trace.SpanKindConsumer))
 		own := m
 		own.Payload = bytes.Clone(m.Payload) // a handler that changes it changes nobody else's
@@ -474,5 +485,22 @@ func (b *Bus) consume(p *part, msg *wm.Message) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// unhandled decides what becomes of a message that no handler of this process knows. While the control store says that its module
+// subscribes to it, another version of the program handles it: here it is refused, and waits in its outbox for that one. A subscription
+// that exists no more is over for what was sent before, too.
+func (b *Bus) unhandled(ctx context.Context, p *part, m message.Message) error {
+	if b.opts.Control != nil {
+		var n int64
+		if err := b.opts.Control.Read(ctx).Raw("SELECT count(*) FROM subscription WHERE subscriber = ? AND message = ?", p.module.Name, m.Name).Row().Scan(&n); err != nil {
+			return err
+		}
+		if n > 0 {
+			return fmt.Errorf("module %s has no handler of %s in this version of the program", p.module.Name, m.Name)
+		}
+	}
+	b.opts.Log.WarnContext(ctx, "message of a subscription that is over", "module", p.module.Name, "message", m.Name, "id", m.ID)
 	return nil
 }

@@ -20,26 +20,38 @@ const channel = "banyan_wake"
 
 type notifier struct {
 	busy atomic.Bool
+	more atomic.Bool // something was committed since the last notification was sent
 }
 
-// notify tells the holder of a module's lease, at most once per notifyEvery; the sweep finds what it misses.
+// notify tells the holder of a module's lease, at most once per notifyEvery. What is committed meanwhile is told after that;
+// the sweep finds what gets lost.
 func (b *Bus) notify(p *part) {
+	p.notifier.more.Store(true)
 	if !p.notifier.busy.CompareAndSwap(false, true) {
 		return
 	}
 	go func() {
-		defer p.notifier.busy.Store(false)
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		// A unit of work of its own: a notification inside of every one would make their commits wait for each other.
-		err := p.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
-			return w.DB.Exec("SELECT pg_notify(?, ?)", channel, p.module.Name).Error
-		})
-		if err != nil {
-			b.opts.Log.Warn("replicas not notified", "module", p.module.Name, "error", err)
+		for p.notifier.more.CompareAndSwap(true, false) {
+			b.notifyOnce(p)
+			<-time.After(notifyEvery)
 		}
-		<-time.After(notifyEvery)
+		p.notifier.busy.Store(false)
+		if p.notifier.more.Load() {
+			b.notify(p) // it came between the last look and the word that nobody looks
+		}
 	}()
+}
+
+func (b *Bus) notifyOnce(p *part) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	// A unit of work of its own: a notification inside of every one would make their commits wait for each other.
+	err := p.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		return w.DB.Exec("SELECT pg_notify(?, ?)", channel, p.module.Name).Error
+	})
+	if err != nil {
+		b.opts.Log.Warn("replicas not notified", "module", p.module.Name, "error", err)
+	}
 }
 
 // notified wakes relays for what other processes have committed.
@@ -60,46 +72,67 @@ func (b *Bus) notified(ctx context.Context) {
 	}
 }
 
-// housekeep removes what has had its time and watches the high-water mark.
+// housekeep removes what has had its time. It is work of the owner.
 func (b *Bus) housekeep(ctx context.Context, p *part) {
 	clock := p.store.Clock()
-	for tick := 0; ctx.Err() == nil; tick++ {
-		b.measure(ctx, p)
-		if tick%300 == 1 {
-			now := clock.Now()
-			if err := p.relay.Clean(ctx, now.Add(-b.cfg.KeepUnsubscribed)); err != nil && ctx.Err() == nil {
-				b.opts.Log.Warn("old messages not removed", "module", p.module.Name, "error", err)
-			}
-			if err := p.store.ForgetAnswers(ctx, now.Add(-30*24*time.Hour)); err != nil && ctx.Err() == nil {
-				b.opts.Log.Warn("old answers not removed", "module", p.module.Name, "error", err)
-			}
-		}
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-		case <-time.After(2 * time.Second):
+			return
+		case <-time.After(housekeepEvery):
+		}
+		now := clock.Now()
+		if err := p.relay.Clean(ctx, now.Add(-b.cfg.KeepUnsubscribed)); err != nil && ctx.Err() == nil {
+			b.opts.Log.Warn("old messages not removed", "module", p.module.Name, "error", err)
+		}
+		if err := p.store.ForgetAnswers(ctx, now.Add(-30*24*time.Hour)); err != nil && ctx.Err() == nil {
+			b.opts.Log.Warn("old answers not removed", "module", p.module.Name, "error", err)
 		}
 	}
 }
 
-func (b *Bus) measure(ctx context.Context, p *part) {
+const (
+	housekeepEvery = 10 * time.Minute
+	measureEvery   = 2 * time.Second
+)
+
+// watch measures a module in every replica: each refuses requests above the high-water mark, whoever relays.
+func (b *Bus) watch(ctx context.Context, p *part) {
+	failed := false
+	for ctx.Err() == nil {
+		err := b.measure(ctx, p)
+		if err != nil && !failed && ctx.Err() == nil {
+			b.opts.Log.Warn("module cannot be measured", "module", p.module.Name, "error", err)
+		}
+		failed = err != nil
+		select {
+		case <-ctx.Done():
+		case <-time.After(measureEvery):
+		}
+	}
+}
+
+func (b *Bus) measure(ctx context.Context, p *part) error {
 	name := p.module.Name
-	if parked, dead, err := p.inbox.Counts(ctx); err == nil {
-		b.opts.Metrics.ParkedKeys.WithLabelValues(name).Set(float64(parked))
-		b.opts.Metrics.BlockedBy.WithLabelValues(name).Set(float64(dead))
-	}
-	pending, err := p.relay.Pending(ctx, b.cfg.HighWaterRows+1)
+	parked, dead, err := p.inbox.Counts(ctx)
 	if err != nil {
-		return
+		return err
 	}
-	oldest, some := p.relay.Oldest()
+	b.opts.Metrics.ParkedKeys.WithLabelValues(name).Set(float64(parked))
+	b.opts.Metrics.BlockedBy.WithLabelValues(name).Set(float64(dead))
+	pending, oldest, err := p.relay.Pending(ctx, b.cfg.HighWaterRows+1)
+	if err != nil {
+		return err
+	}
 	switch age := p.store.Clock().Now().Sub(oldest); {
 	case pending > b.cfg.HighWaterRows:
 		p.store.Overload(fmt.Sprintf("more than %d messages of %s wait for their subscribers", b.cfg.HighWaterRows, name))
-	case some && b.cfg.HighWaterAge > 0 && age > b.cfg.HighWaterAge:
+	case pending > 0 && b.cfg.HighWaterAge > 0 && age > b.cfg.HighWaterAge:
 		p.store.Overload(fmt.Sprintf("messages of %s have waited for %s", name, age.Round(time.Second)))
 	default:
 		p.store.Overload("")
 	}
+	return nil
 }
 
 // ModuleStatus is how a module does, for /readyz and operators.

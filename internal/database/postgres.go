@@ -110,24 +110,21 @@ func (e *postgresEngine) write(ctx context.Context, opts options, fn func(tx *go
 
 // attempt runs fn once. again says that nothing of it is in the database, or that it finds its own traces.
 func (e *postgresEngine) attempt(ctx context.Context, opts options, fn func(tx *gorm.DB) error) (err error, again bool) {
-	tx, err := e.db.BeginTx(ctx, nil)
+	t, err := e.begin(ctx, opts.relaxed)
 	if err != nil {
 		return postgresError(ctx, err), transientConnection(err)
 	}
-	defer func() { _ = tx.Rollback() }()
-	if opts.relaxed {
-		if _, err := tx.ExecContext(ctx, "SET LOCAL synchronous_commit = off"); err != nil {
-			return postgresError(ctx, err), transientConnection(err)
+	defer t.end()
+	if err := e.run(ctx, t, fn); err != nil {
+		if t.masked != nil {
+			err = t.masked
 		}
-	}
-	if err := e.run(ctx, tx, fn); err != nil {
 		return postgresError(ctx, err), serialization(err) || (transientConnection(err) && ctx.Err() == nil)
 	}
 	if err := ctx.Err(); err != nil {
 		return contextError(err), false
 	}
-	// From here on the caller's context has no say: a commit that is cancelled half-way has no known outcome.
-	err = tx.Commit()
+	err = t.commit(ctx)
 	var refused *pgconn.PgError
 	switch {
 	case err == nil:
@@ -135,12 +132,12 @@ func (e *postgresEngine) attempt(ctx context.Context, opts options, fn func(tx *
 			opts.committed()
 		}
 		return nil, false
-	case errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil:
-		return contextError(ctx.Err()), false // database/sql rolled back before the commit was sent
 	case errors.As(err, &refused) && refused.Code[:2] != "57" && refused.Code[:2] != "08":
 		return postgresError(ctx, err), serialization(err)
 	case errors.Is(err, pgx.ErrTxCommitRollback):
 		return errs.New(errs.Internal, "the transaction was rolled back: %w", err), false
+	case pgconn.SafeToRetry(err) || errors.Is(err, driver.ErrBadConn):
+		return postgresError(ctx, err), true // it was never sent
 	case opts.repeatable:
 		return ErrOutcomeUnknown, true
 	}
@@ -148,33 +145,14 @@ func (e *postgresEngine) attempt(ctx context.Context, opts options, fn func(tx *
 	return ErrOutcomeUnknown, false
 }
 
-func (e *postgresEngine) run(ctx context.Context, tx *sql.Tx, fn func(tx *gorm.DB) error) (err error) {
+func (e *postgresEngine) run(ctx context.Context, t *transaction, fn func(tx *gorm.DB) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			e.log.ErrorContext(ctx, "unit of work panicked", "panic", p, "stack", string(debug.Stack()))
 			err = errs.New(errs.Internal, "internal error")
 		}
 	}()
-	return fn(bind(e.base, ctx, txPool{tx}))
-}
-
-// txPool is a transaction with normal times. It hides Commit and Rollback from GORM.
-type txPool struct{ tx *sql.Tx }
-
-func (p txPool) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
-	return p.tx.PrepareContext(ctx, query)
-}
-
-func (p txPool) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return p.tx.ExecContext(ctx, query, normal(args)...)
-}
-
-func (p txPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return p.tx.QueryContext(ctx, query, normal(args)...)
-}
-
-func (p txPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return p.tx.QueryRowContext(ctx, query, normal(args)...)
+	return fn(bind(e.base, ctx, t))
 }
 
 func (e *postgresEngine) ping(ctx context.Context) error { return e.db.PingContext(ctx) }

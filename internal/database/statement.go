@@ -35,9 +35,29 @@ func (s SQL) Exec(query string, args ...any) (int64, error) {
 	return r.RowsAffected()
 }
 
-// Row runs a query for one row.
-func (s SQL) Row(query string, args ...any) *sql.Row {
+// Row is the one row of a query, which runs when it is scanned; sql.ErrNoRows if there is none.
+type Row interface{ Scan(into ...any) error }
+
+// Row asks for one row.
+func (s SQL) Row(query string, args ...any) Row {
+	if t, ok := s.pool.(*transaction); ok {
+		return pipelined{ctx: s.ctx, t: t, query: s.bind(query), args: args}
+	}
 	return s.pool.QueryRowContext(s.ctx, s.bind(query), args...)
+}
+
+// Later runs a statement before the next one whose result is waited for, at the latest with the commit: on PostgreSQL both are
+// one round trip. into takes the columns of its one row by then, nil if it gives none. Its failure is that of the unit of work.
+func (s SQL) Later(into []any, query string, args ...any) error {
+	if t, ok := s.pool.(*transaction); ok {
+		t.later(s.bind(query), args, into)
+		return nil
+	}
+	if into != nil {
+		return s.Row(query, args...).Scan(into...)
+	}
+	_, err := s.Exec(query, args...)
+	return err
 }
 
 // Rows runs a query; the caller closes what it gives.

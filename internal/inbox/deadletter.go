@@ -3,8 +3,12 @@ package inbox
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"gorm.io/gorm"
 
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/errs"
@@ -46,8 +50,13 @@ func (r deadRow) letter(module string) DeadLetter {
 		FirstAt: r.FirstAt, DiedAt: r.DiedAt, Behind: r.Behind}
 }
 
-// DeadLetters lists up to limit dead letters after an id, oldest first, of one handler or of all ("").
+// DeadLetters lists up to limit dead letters after an id, oldest first, of one handler, by any of its names, or of all ("").
 func (b *Inbox) DeadLetters(ctx context.Context, handler, after string, limit int) ([]DeadLetter, error) {
+	for _, h := range b.handlers {
+		if slices.Contains(h.Aliases, handler) {
+			handler = h.Name
+		}
+	}
 	var rows []deadRow
 	err := b.store.Read(ctx).Raw(`SELECT d.id, d.handler, d.key, d.name, d.reason, d.attempts, d.first_at, d.died_at,
 			(SELECT count(*) FROM parked p WHERE p.handler = d.handler AND p.key = d.key) AS behind
@@ -61,48 +70,58 @@ func (b *Inbox) DeadLetters(ctx context.Context, handler, after string, limit in
 
 // DeadLetter is one with its message.
 func (b *Inbox) DeadLetter(ctx context.Context, id string) (DeadLetter, error) {
-	var r deadRow
-	found := b.store.Read(ctx).Raw("SELECT * FROM dead_letters WHERE id = ?", id).Scan(&r)
-	if found.Error != nil {
-		return DeadLetter{}, found.Error
-	}
-	if found.RowsAffected == 0 {
-		return DeadLetter{}, errs.New(errs.NotFound, "module %s has no dead letter %s", b.store.Module(), id)
+	r, err := b.letter(b.store.Read(ctx), id, "")
+	if err != nil {
+		return DeadLetter{}, err
 	}
 	letter := r.letter(b.store.Module())
 	letter.Message = r.Message
 	return letter, nil
 }
 
+func (b *Inbox) letter(db *gorm.DB, id, lock string) (deadRow, error) {
+	var r deadRow
+	found := db.Raw("SELECT * FROM dead_letters WHERE id = ?"+lock, id).Scan(&r)
+	if found.Error == nil && found.RowsAffected == 0 {
+		return r, errs.New(errs.NotFound, "module %s has no dead letter %s", b.store.Module(), id)
+	}
+	return r, found.Error
+}
+
 // take removes a dead letter within a unit of work: whoever removes the row decides what becomes of it.
 func (b *Inbox) take(w *unit.Work, id string) (deadRow, error) {
-	var r deadRow
-	found := w.DB.Raw("SELECT * FROM dead_letters WHERE id = ?"+lock(w), id).Scan(&r)
-	if found.Error != nil {
-		return r, found.Error
-	}
-	if found.RowsAffected == 0 {
-		return r, errs.New(errs.NotFound, "module %s has no dead letter %s", b.store.Module(), id)
+	r, err := b.letter(w.DB, id, lock(w))
+	if err != nil {
+		return r, err
 	}
 	return r, w.DB.Exec("DELETE FROM dead_letters WHERE id = ?", id).Error
 }
 
-// Replay makes a dead letter the head of its key again, due now. A timer or an effect is set again.
+// Replay makes a dead letter the head of its key again, due now. A timer or an effect is set again; errs.Conflict if it was
+// set anew since, because that one is not to be lost for the letter. Personal data of somebody who was erased does not come
+// back: neither with a letter that was kept before, nor with one that is replayed while the erasure looks for it.
 func (b *Inbox) Replay(ctx context.Context, id string) error {
 	var now time.Time
 	err := b.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		now = w.Now()
-		r, err := b.take(w, id)
+		r, err := b.letter(w.DB, id, "")
 		if err != nil {
 			return err
 		}
+		var m message.Message
+		if err := json.Unmarshal(r.Message, &m); err != nil {
+			return fmt.Errorf("dead letter %s: %w", id, err)
+		}
+		// Before the letter's row is taken, as an erasure does it: it either finds the letter, or what is made of it here.
+		body, reason, err := kept(w, m, r.Reason)
+		if err != nil {
+			return err
+		}
+		if _, err := b.take(w, id); err != nil {
+			return err
+		}
 		if isTimer(r.Handler) {
-			var m message.Message
-			if err := json.Unmarshal(r.Message, &m); err != nil {
-				return err
-			}
-			return w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (name, key) DO NOTHING`,
-				m.Source, strings.TrimPrefix(r.Handler, "timer:"), m.Key, now, now, []byte(m.Payload)).Error
+			return b.setAgain(w, r, body)
 		}
 		// It goes before everything of its key that came later. Replays take their places one after another.
 		if w.Dialect() == database.Postgres {
@@ -116,7 +135,7 @@ func (b *Inbox) Replay(ctx context.Context, id string) error {
 		}
 		position := min(first, 0) - 1
 		if err := w.DB.Exec("INSERT INTO parked (position, handler, key, message_id, name, subject, message, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-			position, r.Handler, r.Key, r.MessageID, r.Name, r.Subject, r.Message, r.Reason).Error; err != nil {
+			position, r.Handler, r.Key, r.MessageID, r.Name, r.Subject, body, reason).Error; err != nil {
 			return err
 		}
 		return w.DB.Exec(`INSERT INTO parked_key (handler, key, next_at, attempt, first_at, delay_ms) VALUES (?, ?, ?, 0, ?, 0)
@@ -126,6 +145,20 @@ func (b *Inbox) Replay(ctx context.Context, id string) error {
 		b.wake(now)
 	}
 	return err
+}
+
+// setAgain sets the timer or asks for the effect of a dead letter.
+func (b *Inbox) setAgain(w *unit.Work, r deadRow, body []byte) error {
+	var m message.Message
+	if err := json.Unmarshal(body, &m); err != nil {
+		return fmt.Errorf("dead letter %s: %w", r.ID, err)
+	}
+	set := w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (name, key) DO NOTHING`,
+		m.Source, r.Name, r.Key, w.Now(), w.Now(), []byte(m.Payload))
+	if set.Error == nil && set.RowsAffected == 0 {
+		return errs.New(errs.Conflict, "the %s %s of %s was set anew after dead letter %s: replay it when that one is done, or discard it", m.Source, r.Name, r.Key, r.ID)
+	}
+	return set.Error
 }
 
 // Discard removes a dead letter for good and lets its key go on. The reason is logged.

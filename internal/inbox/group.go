@@ -1,8 +1,10 @@
 package inbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/banyan-go/banyan/internal/database"
@@ -12,16 +14,16 @@ import (
 )
 
 // group collects messages that wait for a busy handler into one transaction: a commit waits for the disk once for all of
-// them. While one group runs the next one collects; a message that waits alone is handled alone. If anything goes
-// wrong in a group it is rolled back whole, and each of its messages is handled by itself. SQLite's writer does the
-// same for all units of work, so there it is left to it.
+// them. While one group runs the next one collects. If anything goes wrong in a group it is rolled back whole, and each of its
+// messages is handled by itself. SQLite's writer does the same for all units of work, so there it is left to it.
 type group struct {
 	mu      sync.Mutex
 	waiting []*grouped
-	leading bool
+	leading bool // a goroutine handles groups; it ends when nobody waits
 }
 
 type grouped struct {
+	ctx  context.Context
 	fn   module.MessageHandler
 	m    message.Message
 	done chan bool // true once handled
@@ -31,18 +33,18 @@ type grouped struct {
 var errAlone = errors.New("handle alone")
 
 // together tries to handle a message with others; false means that the caller has to handle it alone.
-func (b *Inbox) together(h *Handler, fn module.MessageHandler, m message.Message) bool {
+func (b *Inbox) together(ctx context.Context, h *Handler, fn module.MessageHandler, m message.Message) bool {
 	if h.Group < 2 || h.Unordered || b.store.DB().Dialect() != database.Postgres {
 		return false
 	}
-	g := &grouped{fn: fn, m: m, done: make(chan bool, 1)}
+	g := &grouped{ctx: ctx, fn: fn, m: m, done: make(chan bool, 1)}
 	h.group.mu.Lock()
 	h.group.waiting = append(h.group.waiting, g)
 	lead := !h.group.leading
 	h.group.leading = true
 	h.group.mu.Unlock()
 	if lead {
-		b.lead(h)
+		go b.lead(h) // not the caller: its own message is answered long before nobody waits any more
 	}
 	return <-g.done
 }
@@ -52,33 +54,32 @@ func (b *Inbox) lead(h *Handler) {
 	for {
 		h.group.mu.Lock()
 		n := min(len(h.group.waiting), h.Group)
-		batch := h.group.waiting[:n:n]
-		h.group.waiting = h.group.waiting[n:]
+		batch := slices.Clone(h.group.waiting[:n])
+		h.group.waiting = slices.Delete(h.group.waiting, 0, n)
+		h.group.leading = n > 0
+		h.group.mu.Unlock()
 		if n == 0 {
-			h.group.leading = false
-			h.group.waiting = nil
-			h.group.mu.Unlock()
 			return
 		}
-		h.group.mu.Unlock()
-		handled := false
-		if n > 1 {
-			handled = b.handleGroup(h, batch) == nil
-		}
+		handled := b.handleGroup(h, batch) == nil
 		for _, g := range batch {
 			g.done <- handled
 		}
 	}
 }
 
+// handleGroup is the transaction of a group. Its messages are taken in the order of their keys, so that two processes that
+// handle the same ones do not wait for each other in a circle.
 func (b *Inbox) handleGroup(h *Handler, batch []*grouped) error {
 	// Not the context of any one of them: it would end the others.
 	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
 	defer cancel()
-	causes := make([]*message.Message, len(batch))
+	slices.SortFunc(batch, func(a, b *grouped) int { return cmp.Compare(h.key(a.m), h.key(b.m)) })
+	causes := make([]unit.Cause, len(batch))
 	ids, keys := make([]string, len(batch)), make([]string, len(batch))
 	for i, g := range batch {
-		causes[i], ids[i], keys[i] = &g.m, g.m.ID, h.key(g.m)
+		causes[i] = unit.Cause{Context: g.ctx, Message: &g.m}
+		ids[i], keys[i] = g.m.ID, h.key(g.m)
 	}
 	return b.store.HandleGroup(ctx, causes, h.Name, func(ctx context.Context, i int, w *unit.Work) error {
 		if i == 0 {

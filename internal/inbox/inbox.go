@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -40,9 +41,14 @@ type Policy struct {
 }
 
 // Handler is a subscription's handler with its promises.
+//
+// A renamed handler goes by its oldest name here, as New sees to: its rows, its follow-up ids, logs and metrics keep the name
+// that they have had. While versions with the new and with the old name run side by side (two replicas on PostgreSQL), the
+// older one knows nothing of the new name. It would handle again what had an inbox row under that, and overtake what was parked
+// under it; what it parks itself under its own name nobody would find. Under one name each sees what the other did.
 type Handler struct {
 	Name      string
-	Aliases   []string
+	Aliases   []string // other names, the oldest first; one is not dropped as long as the handler is there
 	Unordered bool
 	Skip      bool
 	Group     int                                     // messages that may share a transaction when many wait; 0 or 1 for none
@@ -80,6 +86,8 @@ const (
 func New(store *unit.Store, handlers []*Handler, policy Policy, metrics *telemetry.Messages, log *slog.Logger, wake func(time.Time)) *Inbox {
 	b := &Inbox{store: store, handlers: map[string]*Handler{}, policy: policy, metrics: metrics, log: log, wake: wake}
 	for _, h := range handlers {
+		names := append(slices.Clone(h.Aliases), h.Name)
+		h.Name, h.Aliases = names[0], names[1:]
 		b.handlers[h.Name] = h
 		b.names = append(b.names, h.Name)
 	}
@@ -87,20 +95,16 @@ func New(store *unit.Store, handlers []*Handler, policy Policy, metrics *telemet
 	return b
 }
 
-// Open moves rows of renamed handlers and refuses to go on when rows wait for a handler that no longer exists.
+// Open refuses to go on when rows wait for a handler that no longer exists. What a version kept under another name of a handler
+// because it did not know the oldest one, as when the alias was forgotten, is moved to that.
 func (b *Inbox) Open(ctx context.Context) error {
+	if len(b.handlers) < len(b.names) {
+		return fmt.Errorf("module %s: two handlers go by one name, of %v; rename one, or take the name out of the Aliases of the other", b.store.Module(), b.names)
+	}
 	for _, h := range b.handlers {
-		for _, old := range h.Aliases {
-			err := b.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
-				for _, table := range []string{"inbox", "parked", "parked_key", "dead_letters"} {
-					if err := w.DB.Exec("UPDATE "+table+" SET handler = ? WHERE handler = ?", h.Name, old).Error; err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				return fmt.Errorf("rename handler %s to %s: %w", old, h.Name, err)
+		for _, other := range h.Aliases {
+			if err := b.store.Do(ctx, func(_ context.Context, w *unit.Work) error { return adopt(w, h.Name, other) }); err != nil {
+				return fmt.Errorf("rename handler %s to %s: %w", other, h.Name, err)
 			}
 		}
 	}
@@ -113,6 +117,30 @@ func (b *Inbox) Open(ctx context.Context) error {
 		if b.handlers[name] == nil && !isTimer(name) {
 			return fmt.Errorf("module %s: messages wait for the handler %q, which does not exist any more; give the renamed one Aliases: []string{%q}, or discard its dead letters with the version before",
 				b.store.Module(), name, name)
+		}
+	}
+	return nil
+}
+
+// adopt gives the rows of one name to another. What was taken under both names counts once. A key that one of them has blocked
+// stays blocked, as long as there is a letter that blocks it.
+func adopt(w *unit.Work, name, other string) error {
+	const taken = " WHERE handler = @other AND message_id IN (SELECT message_id FROM inbox WHERE handler = @name)"
+	for _, sql := range []string{
+		"UPDATE parked_key SET next_at = NULL WHERE handler = @name AND key IN (SELECT key FROM parked_key WHERE handler = @other AND next_at IS NULL)",
+		"DELETE FROM parked_key WHERE handler = @other AND key IN (SELECT key FROM parked_key WHERE handler = @name)",
+		"DELETE FROM parked" + taken,
+		"DELETE FROM dead_letters" + taken,
+		"DELETE FROM inbox" + taken,
+		"UPDATE parked_key SET handler = @name WHERE handler = @other",
+		"UPDATE parked SET handler = @name WHERE handler = @other",
+		"UPDATE dead_letters SET handler = @name WHERE handler = @other",
+		"UPDATE inbox SET handler = @name WHERE handler = @other",
+		`UPDATE parked_key SET next_at = @now WHERE handler = @name AND next_at IS NULL
+			AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.handler = parked_key.handler AND d.key = parked_key.key)`,
+	} {
+		if err := w.DB.Exec(sql, map[string]any{"name": name, "other": other, "now": w.Now()}).Error; err != nil {
+			return err
 		}
 	}
 	return nil
@@ -134,9 +162,12 @@ const keepTimeout = 10 * time.Second
 func (b *Inbox) Handle(ctx context.Context, h *Handler, m message.Message) (Outcome, error) {
 	fn := h.For(m.Name)
 	if fn == nil {
-		return Handled, nil
+		// Its sender keeps it: a version that knows it may be on its way in. Nothing here says that nobody wants it: who has
+		// dropped a subscription does not give its messages to a handler.
+		b.log.WarnContext(ctx, "message refused, its handler does not know it in this version", "module", b.store.Module(), "handler", h.Name, "message", m.Name, "id", m.ID)
+		return "", errs.New(errs.Unavailable, "handler %s of %s does not know %s in this version", h.Name, b.store.Module(), m.Name)
 	}
-	if b.together(h, fn, m) {
+	if b.together(ctx, h, fn, m) {
 		b.count(h, m, Handled)
 		return Handled, nil
 	}

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,5 +65,50 @@ func TestRowBelowTheFloorIsFound(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// A read may still see what was marked while it ran. Nothing is sent again for that.
+func TestNothingIsSentTwice(t *testing.T) {
+	t.Parallel()
+	db := databasetest.Postgres(t, "alpha").Store(t, "alpha")
+	store := unit.New(db, unit.Options{Module: "alpha"})
+	const many = 3000
+	if err := db.Write(t.Context(), func(tx *gorm.DB) error {
+		if err := tx.Exec(`INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
+			SELECT 'm' || n, 'alpha.counted.v1', 'k' || n, 1, '', '', '', '', now(), false, '{}' FROM generate_series(1, ?) AS n`, many).Error; err != nil {
+			return err
+		}
+		return tx.Exec("INSERT INTO delivery (subscriber, outbox_id) SELECT 'beta', id FROM outbox").Error
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	sent, again := map[string]bool{}, 0
+	all := make(chan struct{})
+	r := New(store, Config{Workers: 16, Window: 64, Sweep: 5 * time.Millisecond}, func(_ context.Context, _ string, m message.Message) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if sent[m.ID] {
+			again++
+		} else if sent[m.ID] = true; len(sent) == many {
+			close(all)
+		}
+		return nil
+	}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx, []string{"beta"}) }()
+	select {
+	case <-all:
+	case <-time.After(time.Minute):
+		t.Error("not everything was sent")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if again > 0 {
+		t.Errorf("%d of %d were sent again", again, many)
 	}
 }

@@ -17,9 +17,9 @@ func TestPendingIsCounted(t *testing.T) {
 		w.Publish("a", 1, 2, 3)
 		r := relay.New(w.Alpha, relay.Config{Workers: 1, Window: 1}, nil, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
 		for limit, expect := range map[int64]int64{2: 2, 100: 6} {
-			n, err := r.Pending(t.Context(), limit)
-			if err != nil || n != expect {
-				t.Errorf("up to %d: %d, error %v, want %d", limit, n, err, expect)
+			n, oldest, err := r.Pending(t.Context(), limit)
+			if err != nil || n != expect || oldest.IsZero() {
+				t.Errorf("up to %d: %d since %s, error %v, want %d", limit, n, oldest, err, expect)
 			}
 		}
 	})

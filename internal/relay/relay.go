@@ -12,6 +12,7 @@ package relay
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -126,12 +127,16 @@ type leg struct {
 	slots      chan struct{}
 
 	mu      sync.Mutex
+	ended   bool             // nothing new is sent
 	from    int64            // where reading goes on, see start
 	floors  []floor          // PostgreSQL: how far reading had come, and when
 	caught  bool             // everything announced so far was read: the next delivery may come from memory
 	missed  int              // announcements that came while it was not
 	open    map[int64]bool   // read and not yet marked; true once taken
+	reading bool             // a read is on its way, which may still see what is marked meanwhile
+	marked  []int64          // meanwhile
 	pending int              // of them, not yet taken
+	bytes   int              // of their payloads
 	queues  map[string][]row // by key; a key is here while a goroutine sends its messages
 	sending sync.WaitGroup
 }
@@ -159,7 +164,7 @@ type floor struct {
 // settleTime is how long a transaction may take from taking the number of its message to its commit: it ends with the
 // unit of work, and sessions that stand still are ended by the server long before.
 const (
-	settleTime = 5 * time.Minute
+	settleTime = 2 * time.Minute
 	floorEvery = 10 * time.Second
 )
 
@@ -204,7 +209,7 @@ func (l *leg) rewind(to int64) {
 // offer takes a delivery from memory if nothing is unread before it, or else has it read.
 func (l *leg) offer(d unit.Delivery, inOrder bool) {
 	l.mu.Lock()
-	if !inOrder || !l.caught || d.ID < l.from || l.pending >= l.relay.cfg.Window || len(l.open) > 8*l.relay.cfg.Window || l.ctx.Err() != nil {
+	if !inOrder || !l.caught || d.ID < l.from || l.full() || l.ended {
 		l.mu.Unlock()
 		l.rewind(d.ID)
 		return
@@ -216,10 +221,19 @@ func (l *leg) offer(d unit.Delivery, inOrder bool) {
 		Traceparent: m.Traceparent, Subject: m.Subject, CreatedAt: m.Time, Payload: m.Payload})
 }
 
+// maxBytes bounds the payloads of a subscriber in memory; one more read may be added to it.
+const maxBytes = 8 << 20
+
+// full says that nothing more is taken into memory now, under the lock.
+func (l *leg) full() bool {
+	return l.pending >= l.relay.cfg.Window || l.bytes > maxBytes || len(l.open) > 8*l.relay.cfg.Window
+}
+
 // take puts a row on its way, under the lock.
 func (l *leg) take(r row) {
 	l.open[r.ID] = false
 	l.pending++
+	l.bytes += len(r.Payload)
 	if queue, busy := l.queues[r.Key]; busy {
 		l.queues[r.Key] = append(queue, r)
 		return
@@ -239,6 +253,9 @@ func (l *leg) run() {
 	for {
 		select {
 		case <-l.ctx.Done():
+			l.mu.Lock()
+			l.ended = true
+			l.mu.Unlock()
 			l.sending.Wait()
 			return
 		case <-l.wake:
@@ -259,23 +276,25 @@ func (l *leg) run() {
 func (l *leg) read() (more bool, err error) {
 	l.mu.Lock()
 	free := l.relay.cfg.Window - l.pending
-	if free <= 0 || len(l.open) > 8*l.relay.cfg.Window {
+	if l.full() {
 		l.mu.Unlock()
 		return false, nil // taking a message nudges
 	}
 	from, missed, limit := l.start(), l.missed, free+len(l.open)
+	l.reading = true
 	l.mu.Unlock()
-	rows, err := l.query(from, limit)
+	rows, all, err := l.query(from, limit)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.forget()
 	if err != nil {
 		return true, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	taken := 0
 	for _, r := range rows {
 		if _, known := l.open[r.ID]; !known {
 			if taken == free {
-				return l.pending < l.relay.cfg.Window, nil
+				return !l.full(), nil
 			}
 			l.take(r)
 			taken++
@@ -289,11 +308,19 @@ func (l *leg) read() (more bool, err error) {
 	}
 	// With a full answer there may be more; with a short one everything is read that was committed before it, and
 	// nothing is left to read unless something was announced meanwhile.
-	if len(rows) == limit {
-		return l.relay.inOrder() || taken > 0, nil
+	if !all {
+		return !l.full() && (l.relay.inOrder() || taken > 0), nil
 	}
 	l.caught = l.missed == missed
 	return !l.caught, nil
+}
+
+// forget ends a read, under the lock: what was marked during it is not in the next one.
+func (l *leg) forget() {
+	for _, id := range l.marked {
+		delete(l.open, id)
+	}
+	l.reading, l.marked = false, l.marked[:0]
 }
 
 // readNext reads the next rows of a subscriber. On PostgreSQL the ids come as an array, so that the rows are looked up one by
@@ -305,21 +332,26 @@ var readNext = map[database.Dialect]string{
 
 const rowColumns = "id, message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, payload"
 
-func (l *leg) query(from int64, limit int) ([]row, error) {
+// query reads up to limit rows; all says that there are no others.
+func (l *leg) query(from int64, limit int) (rows []row, all bool, err error) {
 	found, err := database.Statements(l.relay.store.Read(l.ctx)).Rows(readNext[l.relay.store.DB().Dialect()], l.subscriber, from, limit)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer func() { _ = found.Close() }()
-	var rows []row
+	size := 0
 	for found.Next() {
+		if size > maxBytes {
+			return rows, false, nil
+		}
 		var r row
 		if err := found.Scan(&r.ID, &r.MessageID, &r.Name, &r.Key, &r.Sequence, &r.CorrelationID, &r.CausationID, &r.Traceparent, &r.Subject, &r.CreatedAt, &r.Payload); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		rows = append(rows, r)
+		size += len(r.Payload)
 	}
-	return rows, found.Err()
+	return rows, len(rows) < limit, found.Err()
 }
 
 // sendKey sends the queued messages of a key, one after another.
@@ -368,6 +400,7 @@ func (l *leg) sendOne(r row) bool {
 	l.mu.Lock()
 	l.open[r.ID] = true
 	l.pending--
+	l.bytes -= len(r.Payload)
 	behind := !l.caught && l.pending <= l.relay.cfg.Window/2
 	l.mu.Unlock()
 	l.relay.marks <- mark{leg: l, id: r.ID}
@@ -435,6 +468,7 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 			if err == nil {
 				break
 			}
+			r.log.Warn("relay cannot mark what was taken, will try again", "module", r.store.Module(), "error", err)
 			select {
 			case <-stop:
 				return
@@ -444,8 +478,12 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 		}
 		for _, m := range batch {
 			m.leg.mu.Lock()
-			delete(m.leg.open, m.id)
-			nudge := len(m.leg.open) == 4*r.cfg.Window
+			if m.leg.reading {
+				m.leg.marked = append(m.leg.marked, m.id)
+			} else {
+				delete(m.leg.open, m.id)
+			}
+			nudge := len(m.leg.open) == 4*r.cfg.Window || !m.leg.caught && m.leg.pending == 0
 			m.leg.mu.Unlock()
 			if nudge {
 				m.leg.nudge()
@@ -465,14 +503,14 @@ func deleteTaken(tx *gorm.DB, batch []mark) error {
 	for s, ids := range bySubscriber {
 		for chunk := range slices.Chunk(ids, markSizes[len(markSizes)-1]) {
 			list, args := idList(db, chunk)
-			if _, err := db.Exec("DELETE FROM delivery WHERE subscriber = ? AND outbox_id "+list, append([]any{s}, args...)...); err != nil {
+			if err := db.Later(nil, "DELETE FROM delivery WHERE subscriber = ? AND outbox_id "+list, append([]any{s}, args...)...); err != nil {
 				return err
 			}
 		}
 	}
 	for chunk := range slices.Chunk(all, markSizes[len(markSizes)-1]) {
 		list, args := idList(db, chunk)
-		if _, err := db.Exec("DELETE FROM outbox WHERE id "+list+" AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", args...); err != nil {
+		if err := db.Later(nil, "DELETE FROM outbox WHERE id "+list+" AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", args...); err != nil {
 			return err
 		}
 	}
@@ -552,19 +590,43 @@ func (r *Relay) sweepOnce(ctx context.Context, query string, args []any, subscri
 	return nil
 }
 
-// Pending counts the deliveries not yet taken, up to a limit.
-func (r *Relay) Pending(ctx context.Context, limit int64) (int64, error) {
-	var n int64
-	err := r.store.Read(ctx).Raw("SELECT count(*) FROM (SELECT 1 FROM delivery LIMIT ?) AS pending", limit).Row().Scan(&n)
-	return n, err
+// Pending counts the deliveries not yet taken, up to a limit, and says since when the oldest one waits.
+func (r *Relay) Pending(ctx context.Context, limit int64) (n int64, oldest time.Time, err error) {
+	if err = r.store.Read(ctx).Raw("SELECT count(*) FROM (SELECT 1 FROM delivery LIMIT ?) AS pending", limit).Row().Scan(&n); err != nil || n == 0 {
+		return n, oldest, err
+	}
+	err = r.store.Read(ctx).Raw("SELECT created_at FROM outbox WHERE id = (SELECT min(outbox_id) FROM delivery)").Row().Scan(&oldest)
+	if errors.Is(err, sql.ErrNoRows) { // taken meanwhile
+		oldest, err = r.store.Clock().Now(), nil
+	}
+	return n, oldest, err
 }
 
 // Clean removes messages nobody subscribes to that were made before a time, and what a crash between two marks left.
 func (r *Relay) Clean(ctx context.Context, before time.Time) error {
-	return r.store.DB().Write(ctx, func(tx *gorm.DB) error {
-		err := tx.Exec("DELETE FROM outbox WHERE unsubscribed AND created_at < ?", before).Error
-		return errors.Join(err, tx.Exec("DELETE FROM outbox WHERE NOT unsubscribed AND created_at < ? AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", before).Error)
-	})
+	return errors.Join(
+		r.clean(ctx, "unsubscribed AND created_at < ?", before),
+		r.clean(ctx, "NOT unsubscribed AND created_at < ? AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = outbox.id)", before))
+}
+
+// clean removes what is old in small steps, and looks for it outside of them: on SQLite everybody else waits for the one writer.
+func (r *Relay) clean(ctx context.Context, old string, before time.Time) error {
+	most := markSizes[len(markSizes)-1]
+	for {
+		var ids []int64
+		if err := r.store.Read(ctx).Raw("SELECT id FROM outbox WHERE "+old+" LIMIT ?", before, most).Scan(&ids).Error; err != nil || len(ids) == 0 {
+			return err
+		}
+		err := r.store.DB().Write(ctx, func(tx *gorm.DB) error {
+			db := database.Statements(tx)
+			list, args := idList(db, ids)
+			_, err := db.Exec("DELETE FROM outbox WHERE id "+list, args...)
+			return err
+		})
+		if err != nil || len(ids) < most {
+			return err
+		}
+	}
 }
 
 // CheckSubscribers refuses deliveries that wait for a module that no longer subscribes.

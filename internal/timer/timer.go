@@ -123,11 +123,16 @@ func (t *Timers) ending() bool {
 	return t.stopping
 }
 
-// Drain refuses new effects and waits for those that run.
-func (t *Timers) Drain() {
+// Stop refuses new effects: their rows keep them.
+func (t *Timers) Stop() {
 	t.mu.Lock()
 	t.stopping = true
 	t.mu.Unlock()
+}
+
+// Drain refuses new effects and waits for those that run.
+func (t *Timers) Drain() {
+	t.Stop()
 	t.running.Wait()
 }
 

@@ -59,16 +59,26 @@ func (w *Work) Erase(subject string) error {
 	return nil
 }
 
-// Envelope is a message in the form in which it is kept, without the personal data of who was erased; erased says so.
-func (w *Work) Envelope(m message.Message) (body []byte, erased bool, err error) {
-	if body, err = json.Marshal(m); err != nil || m.Subject == "" {
-		return body, false, err
+// Erased says whether a user was erased in this store. The answer holds until the unit of work is over: an erasure of the user
+// waits for its end, and then finds what it has kept.
+func (w *Work) Erased(subject string) (bool, error) {
+	if subject == "" {
+		return false, nil
 	}
-	if err := w.lockSubject(m.Subject, "pg_advisory_xact_lock_shared"); err != nil {
-		return nil, false, err
+	if err := w.lockSubject(subject, "pg_advisory_xact_lock_shared"); err != nil {
+		return false, err
 	}
 	var n int
-	if err := w.DB.Raw("SELECT count(*) FROM erased WHERE subject = ?", m.Subject).Row().Scan(&n); err != nil || n == 0 {
+	err := w.DB.Raw("SELECT count(*) FROM erased WHERE subject = ?", subject).Row().Scan(&n)
+	return n > 0, err
+}
+
+// Envelope is a message in the form in which it is kept, without the personal data of who was erased; erased says so.
+func (w *Work) Envelope(m message.Message) (body []byte, erased bool, err error) {
+	if body, err = json.Marshal(m); err != nil {
+		return nil, false, err
+	}
+	if erased, err = w.Erased(m.Subject); err != nil || !erased {
 		return body, false, err
 	}
 	body, err = w.store.personal.Envelope(m.Name, body)

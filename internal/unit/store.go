@@ -9,12 +9,12 @@
 package unit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"slices"
-	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -191,35 +191,55 @@ func (s *Store) run(ctx context.Context, cause *message.Message, handler string,
 		return fmt.Errorf("a unit of work of %s was started inside another one", s.module)
 	}
 	var work *Work
-	return s.transact(ctx, opts, func(ctx context.Context, tx *gorm.DB) ([]*Work, []Delivery, error) {
+	return s.transact(ctx, opts, func(ctx context.Context, tx *gorm.DB) ([]*Work, error) {
 		work = s.work(ctx, tx, cause, handler)
 		if err := fn(ctx, work); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		sent, err := work.flush()
-		return []*Work{work}, sent, err
+		return []*Work{work}, work.flush()
 	})
 }
 
-// HandleGroup handles several messages in one transaction, each as by Handle: fn is called for each in turn. An error rolls
-// all of them back.
-func (s *Store) HandleGroup(ctx context.Context, causes []*message.Message, handler string, fn func(ctx context.Context, i int, w *Work) error) error {
-	return s.transact(ctx, []database.Option{database.Repeatable}, func(ctx context.Context, tx *gorm.DB) ([]*Work, []Delivery, error) {
+// Cause is a message to handle, with the context that it came with.
+type Cause struct {
+	Context context.Context
+	Message *message.Message
+}
+
+// HandleGroup handles several messages in one transaction, each as by Handle: fn is called for each in turn, with the values of its
+// own context and the end of ctx. An error rolls all of them back.
+func (s *Store) HandleGroup(ctx context.Context, causes []Cause, handler string, fn func(ctx context.Context, i int, w *Work) error) error {
+	if len(causes) == 1 {
+		ctx = valued{ctx, causes[0].Context} // the transaction belongs to its trace
+	}
+	return s.transact(ctx, []database.Option{database.Repeatable}, func(ctx context.Context, tx *gorm.DB) ([]*Work, error) {
 		var all []*Work
-		var sent []Delivery
-		for i, cause := range causes {
-			w := s.work(ctx, tx, cause, handler)
-			if err := fn(ctx, i, w); err != nil {
-				return nil, nil, err
+		for i, c := range causes {
+			own := context.Context(valued{ctx, c.Context})
+			w := s.work(own, tx, c.Message, handler)
+			if err := fn(own, i, w); err != nil {
+				return nil, err
 			}
-			more, err := w.flush()
-			if err != nil {
-				return nil, nil, err
+			if err := w.flush(); err != nil {
+				return nil, err
 			}
-			all, sent = append(all, w), append(sent, more...)
+			all = append(all, w)
 		}
-		return all, sent, nil
+		return all, nil
 	})
+}
+
+// valued is a context with the values of another one beside its own.
+type valued struct {
+	context.Context
+	values context.Context
+}
+
+func (c valued) Value(key any) any {
+	if v := c.Context.Value(key); v != nil {
+		return v
+	}
+	return c.values.Value(key)
 }
 
 func (s *Store) work(ctx context.Context, tx *gorm.DB, cause *message.Message, handler string) *Work {
@@ -227,23 +247,24 @@ func (s *Store) work(ctx context.Context, tx *gorm.DB, cause *message.Message, h
 }
 
 // transact runs fn in a transaction and does afterwards what its works have left to do.
-func (s *Store) transact(ctx context.Context, opts []database.Option, fn func(ctx context.Context, tx *gorm.DB) ([]*Work, []Delivery, error)) error {
+func (s *Store) transact(ctx context.Context, opts []database.Option, fn func(ctx context.Context, tx *gorm.DB) ([]*Work, error)) error {
 	ctx, span := s.tracer.Start(ctx, "unit of work "+s.module)
 	defer span.End()
 	inside := context.WithValue(ctx, contextKey{}, s)
 	var works []*Work
-	var sent []Delivery
 	inOrder := s.db.Dialect() == database.SQLite
 	runs := 0
 	opts = append(opts, database.Committed(func() {
-		if hooks := s.hooks.Load(); len(sent) > 0 && hooks.Sent != nil {
-			hooks.Sent(sent, inOrder)
+		if hooks := s.hooks.Load(); hooks.Sent != nil {
+			if sent := deliveries(works); len(sent) > 0 {
+				hooks.Sent(sent, inOrder)
+			}
 		}
 	}))
 	err := s.db.Write(inside, func(tx *gorm.DB) error {
 		runs++
 		var err error
-		works, sent, err = fn(inside, tx)
+		works, err = fn(inside, tx)
 		return err
 	}, opts...)
 	if runs > 1 {
@@ -337,76 +358,101 @@ func (s *Store) Busy() bool {
 
 // flush writes what the unit of work sends and when it wants to be woken. It comes last, so that the rows that
 // order the messages of a key are locked as briefly as possible.
-func (w *Work) flush() ([]Delivery, error) {
+func (w *Work) flush() error {
 	if w.err != nil {
-		return nil, w.err
+		return w.err
 	}
 	if err := w.flushTimers(); err != nil {
-		return nil, err
+		return err
 	}
 	if len(w.messages) == 0 {
-		return nil, nil
+		return nil
 	}
-	if err := w.number(); err != nil {
-		return nil, fmt.Errorf("outbox: %w", err)
-	}
-	var sent []Delivery
-	db := database.Statements(w.DB)
+	// Keys are taken in sorted order, so that units of work with several keys cannot wait for each other in a circle. The
+	// messages of one key keep their order.
+	slices.SortStableFunc(w.messages, func(a, b message.Message) int { return cmp.Compare(a.Key, b.Key) })
 	hooks := w.store.hooks.Load()
+	write := w.writeMessage
+	if w.Dialect() == database.Postgres {
+		write = w.sendMessage
+	}
 	for i := range w.messages {
 		m := &w.messages[i]
 		var subscribers []string
 		if hooks.Subscribers != nil {
 			subscribers = hooks.Subscribers(m.Name)
 		}
-		var id int64
-		err := db.Row(`INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
-			m.ID, m.Name, m.Key, m.Sequence, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, len(subscribers) == 0, []byte(m.Payload)).Scan(&id)
-		if err != nil {
-			return nil, fmt.Errorf("outbox: %w", err)
-		}
-		if len(subscribers) == 0 {
-			continue
-		}
-		args := make([]any, 0, 2*len(subscribers))
-		for _, sub := range subscribers {
-			args = append(args, sub, id)
-			sent = append(sent, Delivery{Subscriber: sub, ID: id, Message: m})
-		}
-		rows := strings.TrimSuffix(strings.Repeat("(?, ?), ", len(subscribers)), ", ")
-		if _, err := db.Exec("INSERT INTO delivery (subscriber, outbox_id) VALUES "+rows, args...); err != nil {
-			return nil, fmt.Errorf("delivery: %w", err)
-		}
-	}
-	return sent, nil
-}
-
-// number gives each message the next sequence of its key. Keys are taken in sorted order, so that units of work with
-// several keys cannot wait for each other in a circle.
-func (w *Work) number() error {
-	byKey := map[string][]int{}
-	for i, m := range w.messages {
-		byKey[m.Key] = append(byKey[m.Key], i)
-	}
-	keys := make([]string, 0, len(byKey))
-	for k := range byKey {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	for _, k := range keys {
-		var last int64
-		n := len(byKey[k])
-		err := database.Statements(w.DB).Row(`INSERT INTO outbox_key (key, sequence) VALUES (?, ?)
-			ON CONFLICT (key) DO UPDATE SET sequence = outbox_key.sequence + excluded.sequence RETURNING sequence`, k, n).Scan(&last)
-		if err != nil {
-			return err
-		}
-		for j, i := range byKey[k] {
-			w.messages[i].Sequence = last - int64(n) + int64(j) + 1
+		o := &outgoing{message: m, subscribers: subscribers}
+		w.sent = append(w.sent, o)
+		if err := write(o); err != nil {
+			return fmt.Errorf("outbox: %w", err)
 		}
 	}
 	return nil
+}
+
+// outgoing is a message in the outbox. Its id and sequence are known when the unit of work is committed.
+type outgoing struct {
+	id          int64
+	message     *message.Message
+	subscribers []string
+}
+
+// sendMessage numbers and keeps a message and its deliveries in one statement, which goes with the commit. The number is taken
+// under the lock of its key, and the id after it.
+func (w *Work) sendMessage(o *outgoing) error {
+	m, subscribers := o.message, o.subscribers
+	if subscribers == nil {
+		subscribers = []string{}
+	}
+	return database.Statements(w.DB).Later([]any{&o.id, &m.Sequence}, `WITH numbered AS (
+			INSERT INTO outbox_key (key, sequence) VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET sequence = outbox_key.sequence + 1 RETURNING key, sequence
+		), kept AS (
+			INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
+			SELECT CAST(? AS TEXT), CAST(? AS TEXT), key, sequence, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TIMESTAMPTZ), CAST(? AS BOOLEAN), CAST(? AS BYTEA)
+			FROM numbered RETURNING id, sequence
+		), delivered AS (
+			INSERT INTO delivery (subscriber, outbox_id) SELECT subscriber, id FROM kept, unnest(CAST(? AS TEXT[])) AS subscriber
+		)
+		SELECT id, sequence FROM kept`,
+		m.Key, m.ID, m.Name, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, len(subscribers) == 0, []byte(m.Payload), subscribers)
+}
+
+// writeMessage does the same on SQLite, where a statement costs no round trip.
+func (w *Work) writeMessage(o *outgoing) error {
+	m, db := o.message, database.Statements(w.DB)
+	if err := db.Row(`INSERT INTO outbox_key (key, sequence) VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET sequence = outbox_key.sequence + 1 RETURNING sequence`,
+		m.Key).Scan(&m.Sequence); err != nil {
+		return err
+	}
+	if err := db.Row(`INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
+		m.ID, m.Name, m.Key, m.Sequence, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, len(o.subscribers) == 0, []byte(m.Payload)).Scan(&o.id); err != nil {
+		return err
+	}
+	if len(o.subscribers) == 0 {
+		return nil
+	}
+	args := make([]any, 0, 2*len(o.subscribers))
+	for _, s := range o.subscribers {
+		args = append(args, s, o.id)
+	}
+	rows := strings.TrimSuffix(strings.Repeat("(?, ?), ", len(o.subscribers)), ", ")
+	_, err := db.Exec("INSERT INTO delivery (subscriber, outbox_id) VALUES "+rows, args...)
+	return err
+}
+
+// deliveries are the messages of committed units of work on their ways.
+func deliveries(works []*Work) []Delivery {
+	var all []Delivery
+	for _, w := range works {
+		for _, o := range w.sent {
+			for _, s := range o.subscribers {
+				all = append(all, Delivery{Subscriber: s, ID: o.id, Message: o.message})
+			}
+		}
+	}
+	return all
 }
 
 func (w *Work) flushTimers() error {
@@ -415,7 +461,7 @@ func (w *Work) flushTimers() error {
 		if set {
 			continue
 		}
-		if _, err := database.Statements(w.DB).Exec("DELETE FROM timers WHERE name = ? AND key = ?", c.Name, c.Key); err != nil {
+		if err := database.Statements(w.DB).Later(nil, "DELETE FROM timers WHERE name = ? AND key = ?", c.Name, c.Key); err != nil {
 			return fmt.Errorf("cancel timer: %w", err)
 		}
 	}
@@ -427,7 +473,7 @@ func (w *Work) flushTimers() error {
 		if r != nil {
 			query, args = query+" AND first_at = ? AND payload = ?", append(args, r.firstAt, r.payload)
 		}
-		if _, err := database.Statements(w.DB).Exec(query, args...); err != nil {
+		if err := database.Statements(w.DB).Later(nil, query, args...); err != nil {
 			return fmt.Errorf("finish effect: %w", err)
 		}
 	}
@@ -436,7 +482,7 @@ func (w *Work) flushTimers() error {
 		if t.Kind == kindEffect {
 			due = due.Add(EffectGrace) // this process runs it now; the row is for the case that it dies
 		}
-		_, err := database.Statements(w.DB).Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?)
+		err := database.Statements(w.DB).Later(nil, `INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?)
 			ON CONFLICT (name, key) DO UPDATE SET kind = excluded.kind, due_at = excluded.due_at, first_at = excluded.first_at, attempt = 0, payload = excluded.payload`,
 			t.Kind, t.Name, t.Key, due, t.FirstAt, t.Payload)
 		if err != nil {

@@ -26,6 +26,7 @@ type Work struct {
 	made    int // ids derived so far
 
 	messages []message.Message
+	sent     []*outgoing
 	timers   []timerRow
 	cancels  []timerKey
 	finishes []timerKey

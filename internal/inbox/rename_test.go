@@ -1,0 +1,182 @@
+package inbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/bustest"
+	"github.com/banyan-go/banyan/internal/databasetest"
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/inbox"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/telemetry"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// versions runs beta in several versions on one database; all of them fail with what fail says.
+type versions struct {
+	t    *testing.T
+	e    databasetest.Engine
+	fail atomic.Pointer[error]
+	all  *bustest.Stage // the first one, for its clock
+}
+
+func (v *versions) failWith(err error) { v.fail.Store(&err) }
+
+func (v *versions) open(handler string, aliases ...string) *bustest.Stage {
+	v.t.Helper()
+	o := bustest.StageOptions{}
+	if v.all != nil {
+		o.Clock = v.all.Clock
+	}
+	s := bustest.OpenStage(v.t, v.e, o, bustest.Alpha(),
+		bustest.Listener("beta", module.Subscription{Handler: handler, Aliases: aliases, Events: []string{"alpha.*"}}, func(_ context.Context, u *unit.Work, m message.Message) error {
+			if fail := v.fail.Load(); fail != nil && *fail != nil {
+				return *fail
+			}
+			return bustest.Keep(u, "handler", m.Key, bustest.Number(m))
+		}))
+	if v.all == nil {
+		v.all = s
+	}
+	return s
+}
+
+func numbered(s *bustest.Stage, key string, n int) message.Message {
+	return message.Message{ID: message.NewID(), Name: "alpha.counted.v1", Source: "alpha", Key: key, Sequence: int64(n), Time: s.Clock.Now(), Payload: fmt.Appendf(nil, `{"id":%q,"n":%d}`, key, n)}
+}
+
+func (v *versions) deliver(s *bustest.Stage, messages ...message.Message) {
+	v.t.Helper()
+	for _, m := range messages {
+		if err := s.Bus.Deliver(context.Background(), "beta", m); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+}
+
+// While a version in which a handler has a new name runs beside the one before, either of them may be given a message, and
+// given it again when the other one had it. Each message has its effect once, and each key keeps its order.
+func TestRenamedBesideTheVersionBefore(t *testing.T) {
+	t.Parallel()
+	v := &versions{t: t, e: databasetest.Postgres(t, bustest.Modules...)}
+	older := v.open("count")
+	newer := v.open("tally", "count")
+
+	both := []message.Message{numbered(older, "good", 1), numbered(older, "good", 2)}
+	v.deliver(older, both[0])
+	v.deliver(newer, both...)
+	v.deliver(older, both...)
+	want(t, "handled once", newer.Seen("beta", "handler", "good"), []int{1, 2})
+
+	v.failWith(errors.New("down"))
+	v.deliver(older, numbered(older, "bad", 1))
+	v.deliver(newer, numbered(older, "worse", 1))
+	v.failWith(nil)
+	v.deliver(newer, numbered(older, "bad", 2))
+	v.deliver(older, numbered(older, "worse", 2))
+	want(t, "overtaken", append(newer.Seen("beta", "handler", "bad"), newer.Seen("beta", "handler", "worse")...), []int{})
+
+	v.failWith(errs.New(errs.Invalid, "no"))
+	v.deliver(older, numbered(older, "dead", 1))
+	v.failWith(nil)
+	older.Close()
+	bustest.Eventually(t, "what waited is handled", 20*time.Second, func() bool {
+		newer.Clock.Advance(time.Minute)
+		return len(newer.Seen("beta", "handler", "bad"))+len(newer.Seen("beta", "handler", "worse")) == 4
+	})
+	want(t, "what the older one parked", newer.Seen("beta", "handler", "bad"), []int{1, 2})
+	want(t, "what the newer one parked", newer.Seen("beta", "handler", "worse"), []int{1, 2})
+
+	in, err := newer.Bus.Inbox("beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"count", "tally"} {
+		found, err := in.DeadLetters(t.Context(), name, "", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, "letters of "+name, len(found), 1)
+	}
+}
+
+// A version in which the alias was forgotten kept rows under the new name alone. The next one, which has it, takes them over:
+// also those that both names have, which would break the start.
+func TestForgottenAlias(t *testing.T) {
+	t.Parallel()
+	v := &versions{t: t, e: databasetest.Postgres(t, bustest.Modules...)}
+	older := v.open("count")
+	forgot := v.open("tally")
+	twice := numbered(older, "good", 1)
+	v.deliver(older, twice)
+	v.deliver(forgot, twice)
+	v.failWith(errors.New("down"))
+	v.deliver(older, numbered(older, "bad", 1))
+	v.deliver(forgot, numbered(older, "bad", 2))
+	v.failWith(errs.New(errs.Invalid, "no"))
+	v.deliver(forgot, numbered(older, "dead", 1))
+	v.failWith(errors.New("down"))
+	v.deliver(older, numbered(older, "dead", 2))
+	older.Close()
+	forgot.Close()
+
+	v.failWith(nil)
+	s := v.open("tally", "count")
+	v.deliver(s, twice)
+	want(t, "handled by both before, and by neither again", len(s.Seen("beta", "handler", "good")), 2)
+	s.Advance(time.Hour)
+	want(t, "parked under two names", s.Seen("beta", "handler", "bad"), []int{1, 2})
+	want(t, "blocked by a letter of the other name", s.Seen("beta", "handler", "dead"), []int{})
+	in, err := s.Bus.Inbox("beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := in.DeadLetters(t.Context(), "", "", 10)
+	if err != nil || len(found) != 1 {
+		t.Fatalf("letters %v, error %v; want one", found, err)
+	}
+	if err := in.Replay(t.Context(), found[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	s.Advance(time.Hour)
+	want(t, "the letter and what was parked", s.Seen("beta", "handler", "dead"), []int{1, 2})
+}
+
+// Two handlers with one name would take each other's messages for their own.
+func TestOneNameForTwoHandlers(t *testing.T) {
+	each(t, func(t *testing.T, e databasetest.Engine) {
+		beta := bustest.Part{Descriptor: module.Descriptor{Name: "beta", Contract: message.Contract{Module: "beta"}, Subscriptions: []module.Subscription{
+			{Handler: "count", Events: []string{"alpha.counted.v1"}}, {Handler: "tally", Aliases: []string{"count"}, Events: []string{"alpha.other.v1"}},
+		}}, Bind: func(m *module.Module, _ *unit.Store) {
+			for _, h := range []string{"count", "tally"} {
+				module.OnAny(m, h, func(context.Context, *unit.Work, message.Message) error { return nil })
+			}
+		}}
+		if _, err := bustest.SetStage(t, e, bustest.StageOptions{}, bustest.Alpha(), beta); err == nil || !strings.Contains(err.Error(), "Aliases") {
+			t.Errorf("started with error %v, want one that names the way out", err)
+		}
+	})
+}
+
+// A message that this version has no function for may be known to one that is on its way in. It is not taken.
+func TestMessageOfANewerVersionIsNotTaken(t *testing.T) {
+	each(t, func(t *testing.T, e databasetest.Engine) {
+		w := bustest.Prepare(t, e, bustest.Options{})
+		h := &inbox.Handler{Name: "count", For: func(string) module.MessageHandler { return nil }}
+		in := inbox.New(w.Beta, []*inbox.Handler{h}, inbox.Policy{Timeout: time.Second}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler), nil)
+		m := message.Message{ID: message.NewID(), Name: "alpha.another.v2", Source: "alpha", Key: "a", Sequence: 1, Time: w.Clock.Now(), Payload: []byte(`{}`)}
+		outcome, err := in.Handle(t.Context(), h, m)
+		if !errs.Is(err, errs.Unavailable) || outcome != "" {
+			t.Errorf("outcome %q, error %v; want it refused for now", outcome, err)
+		}
+		want(t, "rows of it", bustest.Count(t, w.Beta, "SELECT (SELECT count(*) FROM inbox) + (SELECT count(*) FROM parked) + (SELECT count(*) FROM dead_letters)"), 0)
+	})
+}
