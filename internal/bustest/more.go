@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
-	"os"
 	"testing"
 	"time"
 
@@ -16,14 +15,6 @@ import (
 	"github.com/banyan-go/banyan/internal/module"
 	"github.com/banyan-go/banyan/internal/unit"
 )
-
-// Fault skips a test of something that is known to be wrong, unless BANYAN_FAULTS is set. Whoever mends it removes the call.
-func Fault(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("BANYAN_FAULTS") == "" {
-		t.Skip("known fault: " + what)
-	}
-}
 
 // Part is a module of a test's own; Bind gives it its handlers.
 type Part struct {
@@ -37,6 +28,7 @@ type StageOptions struct {
 	Replica string
 	Clock   *clock.Simulated // nil: one of its own
 	Real    bool             // the machine's clock
+	Control bool             // with the control store, which the engine must have
 }
 
 // Stage is a bus with modules of a test's own. Each store has the table seen.
@@ -77,7 +69,13 @@ func SetStage(t testing.TB, e databasetest.Engine, o StageOptions, parts ...Part
 	if o.Config != nil {
 		o.Config(&cfg)
 	}
-	s.Bus = bus.New(cfg, bus.Options{Log: log, Replica: o.Replica})
+	var control *database.DB
+	if o.Control {
+		if control, err = stores.Store(t.Context(), database.Control); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Bus = bus.New(cfg, bus.Options{Log: log, Replica: o.Replica, Control: control})
 	var contracts []message.Contract
 	for _, p := range parts {
 		contracts = append(contracts, p.Descriptor.Contract)
