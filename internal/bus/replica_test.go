@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,17 +30,20 @@ func TestEveryReplicaSeesTheHighWaterMark(t *testing.T) {
 	t.Parallel()
 	e := databasetest.Postgres(t, bustest.Modules...)
 	blocked := make(chan struct{})
+	var once sync.Once
+	release := func() { once.Do(func() { close(blocked) }) }
 	o := bustest.StageOptions{Config: func(c *bus.Config) { c.HighWaterRows = 3 }}
 	a := bustest.OpenStage(t, e, o, bustest.Alpha(), counter(blocked))
 	a.Eventually("the first one owns", func() bool { m, _ := a.Bus.Status(t.Context()); return m["alpha"].Owner })
 	b := bustest.OpenStage(t, e, o, bustest.Alpha(), counter(blocked))
+	t.Cleanup(release)
 	for n := range 6 {
 		a.Announce("alpha", bustest.Counted{ID: bustest.Key(n), N: n})
 	}
 	for name, s := range map[string]*bustest.Stage{"owner": a, "other replica": b} {
 		s.Eventually("the "+name+" refuses", func() bool { return strings.Contains(s.Stores["alpha"].Overloaded(), "more than 3 messages") })
 	}
-	close(blocked)
+	release()
 	for name, s := range map[string]*bustest.Stage{"owner": a, "other replica": b} {
 		s.Eventually("the "+name+" takes requests again", func() bool { return s.Stores["alpha"].Overloaded() == "" })
 	}
