@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/banyan-go/banyan/config"
@@ -37,21 +38,70 @@ func main() {
 	context.AfterFunc(ctx, stop)
 	err := command().ExecuteContext(ctx)
 	stop()
-	if err == nil {
-		return
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "banyan:", err)
 	}
-	fmt.Fprintln(os.Stderr, "banyan:", err)
+	os.Exit(exitCode(err))
+}
+
+func exitCode(err error) int {
 	var usage usageError
-	if errors.As(err, &usage) {
-		os.Exit(exitUsage)
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		return exitUsage
 	}
-	os.Exit(exitFailed)
+	return exitFailed
 }
 
 // usageError is a mistake of the caller: another command line or configuration helps.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
+
+// misused is a wrong command line, with the way to the right one.
+func misused(cmd *cobra.Command, err error) error {
+	return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
+}
+
+// strict makes every wrong command line a usageError. Left alone cobra has no kind of error for arguments, and answers an unknown
+// word after a group of commands, or after help, with a help text and success.
+func strict(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		strict(c)
+	}
+	if !cmd.Runnable() {
+		var names []string
+		for _, c := range cmd.Commands() {
+			names = append(names, c.Name())
+		}
+		cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .HasAvailableSubCommands)}}"))
+		cmd.RunE = func(*cobra.Command, []string) error { return nil }
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fmt.Errorf("%q is followed by %s", cmd.CommandPath(), strings.Join(names, ", "))
+			}
+			return cobra.NoArgs(cmd, args)
+		}
+	}
+	if cmd.Name() == "help" {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if _, unknown, err := cmd.Root().Find(args); err != nil || len(unknown) > 0 {
+				return fmt.Errorf("there is no command %q", strings.Join(args, " "))
+			}
+			return nil
+		}
+	}
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return misused(cmd, err)
+			}
+			return nil
+		}
+	}
+}
 
 // version is that of the build: a tag, or the revision.
 func version() string {
@@ -119,38 +169,58 @@ the later ones winning; "banyan config" prints what is in force.`,
 		SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serveCommand(cmd, s) },
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
-	})
+	root.SetFlagErrorFunc(misused)
 	f := root.PersistentFlags()
 	f.StringVar(&s.file, "config", "", "configuration `file` (YAML)")
 	f.BoolVar(&s.json, "json", false, "print JSON instead of tables")
 	for name, help := range map[string]string{
-		"data": "data `directory` (default ./data)", "addr": "`address` of the API (default :8080)", "admin-addr": "`address` of the operator's port (default 127.0.0.1:9090)",
+		"data": "data `folder` of the shop (default ./data)", "addr": "`address` on which serve opens the API (default :8080)",
+		"admin-addr": "`address` of the operator's port: serve opens it, the other commands ask it (default 127.0.0.1:9090)",
 	} {
 		s.flags[name] = f.String(name, "", help)
 	}
 	root.AddCommand(
-		&cobra.Command{Use: "serve", Short: "Run the shop", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return serveCommand(cmd, s) }},
+		&cobra.Command{Use: "serve", Short: "Run the shop (as banyan without a command does)", Args: cobra.NoArgs,
+			Long: `Run the shop until Ctrl-C or SIGTERM, which drain it: requests in flight are answered, messages on their way are handled.
+
+The first start makes the account admin@banyan.local, with the password in BANYAN_ADMIN_PASSWORD or one that it says once.`,
+			RunE: func(cmd *cobra.Command, _ []string) error { return serveCommand(cmd, s) }},
 		&cobra.Command{Use: "migrate", Short: "Make or update the PostgreSQL schemas and roles", Args: cobra.NoArgs,
-			Long: "Make or update the PostgreSQL schemas and roles of all modules, with database.postgres.admin_dsn.\nSQLite files are migrated by serve.",
+			Long: `Make or update the PostgreSQL schemas and roles of all modules: before the first start, and before each update of the program.
+
+It needs database.driver postgres, and database.postgres.dsn, .secret and .admin_dsn, as in
+BANYAN_DATABASE_POSTGRES_ADMIN_DSN=postgres://admin:password@127.0.0.1:5432/banyan. It may be run again.
+SQLite files need none of it: serve migrates them.`,
 			RunE: func(cmd *cobra.Command, _ []string) error { return migrate(cmd, s) }},
-		&cobra.Command{Use: "config", Short: "Print the configuration that is in force, secrets masked", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := s.load(cmd)
-			if err != nil {
-				return err
-			}
-			if s.json {
-				return s.output(cmd).Print(cfg, nil, nil)
-			}
-			return cfg.Print(cmd.OutOrStdout())
-		}},
-		&cobra.Command{Use: "modules", Short: "List the modules: what they announce, handle and serve", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return listModules(s.output(cmd)) }},
+		&cobra.Command{Use: "config", Short: "Print the configuration that is in force, secrets masked", Args: cobra.NoArgs,
+			Long: `Print the configuration that serve would run with here: every key with its value and where that comes from, secrets masked.
+
+A key is set in the file of --config, or by a variable: BANYAN_LOG_LEVEL is log.level.`,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				cfg, err := s.load(cmd)
+				if err != nil {
+					return err
+				}
+				if s.json {
+					return s.output(cmd).Print(cfg, nil, nil)
+				}
+				return cfg.Print(cmd.OutOrStdout())
+			}},
+		&cobra.Command{Use: "modules", Short: "List the modules: what they announce, handle and serve", Args: cobra.NoArgs,
+			Long: "List the modules with the numbers of their routes, events, commands and subscriptions; with --json, the names of their messages too.",
+			RunE: func(cmd *cobra.Command, _ []string) error { return listModules(s.output(cmd)) }},
 		&cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-			return s.output(cmd).Print(map[string]string{"version": version()}, []string{"version"}, [][]any{{version()}})
+			if s.json {
+				return s.output(cmd).Print(map[string]string{"version": version()}, nil, nil)
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), version())
+			return err
 		}},
 		docsCommand(), deadLettersCommand(s), projectionsCommand(s), replayCommand(),
 	)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	strict(root)
 	return root
 }
 
@@ -170,14 +240,23 @@ func migrate(cmd *cobra.Command, s *settings) error {
 	if cfg.Database.Driver != string(database.Postgres) {
 		return usageError{errors.New("database.driver: is sqlite, whose files `banyan serve` migrates by itself; set it to postgres")}
 	}
-	return database.Migrate(cmd.Context(), cfg.Database.Postgres, modules.Names(), telemetry.NewLogger(cmd.ErrOrStderr(), cfg.Log))
+	err = database.Migrate(cmd.Context(), cfg.Database.Postgres, modules.Names(), telemetry.NewLogger(cmd.ErrOrStderr(), cfg.Log))
+	dsn := cfg.Database.Postgres.AdminDSN.Reveal()
+	if _, unreadable := pgx.ParseConfig(dsn); err != nil && (dsn == "" || unreadable != nil) {
+		return usageError{err} // no other command needs this key, so that loading the configuration has not looked at it
+	}
+	return err
 }
 
 func listModules(out cli.Output) error {
 	type info struct {
-		Name, Summary                    string
-		Routes                           int
-		Announces, Commands, Hears, Asks []string
+		Name      string   `json:"name"`
+		Summary   string   `json:"summary"`
+		Routes    int      `json:"routes"`
+		Announces []string `json:"announces"`
+		Commands  []string `json:"commands"`
+		Hears     []string `json:"hears"`
+		Asks      []string `json:"asks"`
 	}
 	var all []info
 	var rows [][]any
@@ -197,22 +276,27 @@ func listModules(out cli.Output) error {
 
 func docsCommand() *cobra.Command {
 	dir := ""
-	cmd := &cobra.Command{Use: "docs", Short: "Write openapi.json and asyncapi.json from the code", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		openapi, asyncapi, err := documents()
-		if err != nil {
-			return err
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		for name, body := range map[string][]byte{"openapi.json": openapi, "asyncapi.json": asyncapi} {
-			if err := os.WriteFile(filepath.Join(dir, name), body, 0o644); err != nil {
+	cmd := &cobra.Command{Use: "docs", Short: "Write openapi.json and asyncapi.json from the code", Args: cobra.NoArgs,
+		Long: "Write the descriptions of the HTTP API (openapi.json) and of the messages (asyncapi.json) into a folder.\nA running shop serves them under /docs.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			openapi, asyncapi, err := documents()
+			if err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), filepath.Join(dir, name))
-		}
-		return nil
-	}}
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+			for _, f := range []struct {
+				name string
+				body []byte
+			}{{"asyncapi.json", asyncapi}, {"openapi.json", openapi}} {
+				if err := os.WriteFile(filepath.Join(dir, f.name), f.body, 0o644); err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), filepath.Join(dir, f.name))
+			}
+			return nil
+		}}
 	cmd.Flags().StringVar(&dir, "dir", "docs/api", "`folder` to write to")
 	return cmd
 }
@@ -228,51 +312,76 @@ func documents() (openapi, asyncapi []byte, err error) {
 }
 
 func deadLettersCommand(s *settings) *cobra.Command {
-	root := &cobra.Command{Use: "deadletters", Short: "List, show, replay or discard messages that a handler could not take"}
+	root := &cobra.Command{Use: "deadletters", Short: "List, show, replay or discard messages that a handler could not take",
+		Long: `A message that a handler refuses for good, or has not taken after 24 hours, becomes a dead letter of the handler's module.
+Later messages of the same key wait behind it until somebody replays or discards it; the column BEHIND counts them.
+
+These commands ask the running shop: --data is its data folder, --admin-addr the address of its operator's port.`}
 	var module, handler, reason string
-	list := &cobra.Command{Use: "list", Short: "List dead letters", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		a, err := s.admin(cmd)
-		if err != nil {
-			return err
-		}
-		var l operator.List
-		if err := a.Get(cmd.Context(), "/admin/deadletters?module="+module+"&handler="+handler, &l); err != nil {
-			return err
-		}
-		var rows [][]any
-		for _, d := range l.Items {
-			rows = append(rows, []any{d.Module, d.ID, d.Handler, d.Name, d.Key, d.Attempts, d.Behind, d.DiedAt.Format("2006-01-02 15:04:05"), d.Reason})
-		}
-		return s.output(cmd).Print(l, []string{"module", "id", "handler", "message", "key", "attempts", "behind", "died", "reason"}, rows)
-	}}
-	list.Flags().StringVar(&module, "module", "", "only this `module`'s")
-	list.Flags().StringVar(&handler, "handler", "", "only this `handler`'s")
-	show := &cobra.Command{Use: "show MODULE ID", Short: "Show a dead letter with its message", Args: cobra.ExactArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
-		a, err := s.admin(cmd)
-		if err != nil {
-			return err
-		}
-		var d inbox.DeadLetter
-		if err := a.Get(cmd.Context(), "/admin/deadletters/"+args[0]+"/"+args[1], &d); err != nil {
-			return err
-		}
-		return cli.Output{W: cmd.OutOrStdout(), JSON: true}.Print(d, nil, nil)
-	}}
-	replayOne := &cobra.Command{Use: "replay MODULE [ID]", Short: "Handle a dead letter again, or all of a module", Args: cobra.RangeArgs(1, 2), RunE: func(cmd *cobra.Command, args []string) error {
-		path := "/admin/deadletters/" + args[0] + "/replay?handler=" + handler
-		if len(args) == 2 {
-			path = "/admin/deadletters/" + args[0] + "/" + args[1] + "/replay"
-		}
-		return change(cmd, s, path, nil)
-	}}
-	replayOne.Flags().StringVar(&handler, "handler", "", "without ID: only this `handler`'s")
-	discard := &cobra.Command{Use: "discard MODULE ID --reason TEXT", Short: "Drop a dead letter for good and let its key go on", Args: cobra.ExactArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
-		return change(cmd, s, "/admin/deadletters/"+args[0]+"/"+args[1]+"/discard", map[string]string{"reason": reason})
-	}}
-	discard.Flags().StringVar(&reason, "reason", "", "`why`; it is logged")
+	list := &cobra.Command{Use: "list", Short: "List dead letters, module by module, oldest first", Args: cobra.NoArgs,
+		Long: fmt.Sprintf("List up to %d dead letters, module by module, oldest first.", listed),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := s.admin(cmd)
+			if err != nil {
+				return err
+			}
+			var l operator.List
+			if err := a.Get(cmd.Context(), cli.Path("deadletters")+cli.Query("module", module, "handler", handler, "limit", fmt.Sprint(listed)), &l); err != nil {
+				return err
+			}
+			if len(l.Items) == 0 && !s.json {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no dead letters")
+				return err
+			}
+			var rows [][]any
+			for _, d := range l.Items {
+				rows = append(rows, []any{d.Module, d.ID, d.Handler, d.Name, d.Key, d.Attempts, d.Behind, d.DiedAt.Format("2006-01-02 15:04:05"), d.Reason})
+			}
+			return s.output(cmd).Print(l, []string{"module", "id", "handler", "message", "key", "attempts", "behind", "died", "reason"}, rows)
+		}}
+	list.Flags().StringVar(&module, "module", "", "only those of this `module`")
+	list.Flags().StringVar(&handler, "handler", "", "only those of this `handler`, as the list names it")
+	show := &cobra.Command{Use: "show MODULE ID", Short: "Show a dead letter with its message", Args: cobra.ExactArgs(2),
+		Long: "Show a dead letter with its message, as JSON. MODULE and ID are what `banyan deadletters list` prints.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			a, err := s.admin(cmd)
+			if err != nil {
+				return err
+			}
+			var d inbox.DeadLetter
+			if err := a.Get(cmd.Context(), cli.Path("deadletters", args...), &d); err != nil {
+				return err
+			}
+			return cli.Output{W: cmd.OutOrStdout(), JSON: true}.Print(d, nil, nil)
+		}}
+	replayOne := &cobra.Command{Use: "replay MODULE [ID]", Short: "Handle a dead letter again, or all of a module", Args: cobra.RangeArgs(1, 2),
+		Long: `Handle a dead letter again, and then what waits behind it: for when what was wrong is mended. Without ID, all of the module.
+One that fails again is tried for another 24 hours, or becomes a dead letter at once, as at first.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 1:
+				return change(cmd, s, cli.Path("deadletters", args[0], "replay")+cli.Query("handler", handler), nil)
+			case handler != "":
+				return misused(cmd, errors.New("--handler: an ID names one dead letter, whatever its handler; leave one of the two out"))
+			}
+			return change(cmd, s, cli.Path("deadletters", args[0], args[1], "replay"), nil)
+		}}
+	replayOne.Flags().StringVar(&handler, "handler", "", "without ID: only those of this `handler`")
+	discard := &cobra.Command{Use: "discard MODULE ID --reason TEXT", Short: "Drop a dead letter for good and let its key go on", Args: cobra.ExactArgs(2),
+		Long: "Drop a dead letter for good, so that its message never has its effect, and let what waits behind it go on.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason == "" {
+				return misused(cmd, errors.New("--reason: say why; it is logged"))
+			}
+			return change(cmd, s, cli.Path("deadletters", args[0], args[1], "discard"), map[string]string{"reason": reason})
+		}}
+	discard.Flags().StringVar(&reason, "reason", "", "why it is dropped: a `text` for the log (needed)")
 	root.AddCommand(list, show, replayOne, discard)
 	return root
 }
+
+// listed is how many dead letters are listed at most: all that the admin port gives at once.
+const listed = 1000
 
 // change posts to the running process and prints its counts.
 func change(cmd *cobra.Command, s *settings, path string, body any) error {
@@ -292,8 +401,11 @@ func change(cmd *cobra.Command, s *settings, path string, body any) error {
 
 func projectionsCommand(s *settings) *cobra.Command {
 	root := &cobra.Command{Use: "projections", Short: "Rebuild read models while the shop runs"}
-	root.AddCommand(&cobra.Command{Use: "rebuild MODULE", Short: "Rebuild a module's read models from its events", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		return change(cmd, s, "/admin/projections/"+args[0]+"/rebuild", nil)
-	}})
+	root.AddCommand(&cobra.Command{Use: "rebuild MODULE", Short: "Rebuild a module's read models from its events", Args: cobra.ExactArgs(1),
+		Long: `Rebuild a module's read models from its events while the shop runs; orders is the module that has some.
+It asks the running shop (--data is its data folder, --admin-addr the address of its operator's port) and waits until it is done.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return change(cmd, s, cli.Path("projections", args[0], "rebuild"), nil)
+		}})
 	return root
 }

@@ -16,14 +16,20 @@ func replayCommand() *cobra.Command {
 	o := replay.Options{}
 	cmd := &cobra.Command{
 		Use: "replay --target URL FILE.csv[.gz]...", Short: "Replay Online Retail files against a running shop, through its public API", Args: cobra.MinimumNArgs(1),
-		Long: `Replay Online Retail files against a running shop, through its public API, as a client would.
+		Long: `Replay Online Retail files against a running shop, through its public API, as a client would: customers, products and
+stock first, then each invoice as an order and each credit as a return. Give the files in the order of their dates, and a shop
+that nothing else has happened in.
 
-Signs in as the admin with BANYAN_ADMIN_PASSWORD. Prints the results, read back from the shop, as JSON on standard output
-and its progress on standard error. It may be interrupted and run again: nothing is done twice.`,
+It signs in as the admin with the password in BANYAN_ADMIN_PASSWORD. It prints the results, read back from the shop, as JSON on
+standard output and its progress on standard error, and fails if they are not those of the files. It may be interrupted and run
+again: nothing is done twice.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Files, o.Password = args, os.Getenv("BANYAN_ADMIN_PASSWORD")
 			if o.Password == "" {
 				return usageError{errors.New("BANYAN_ADMIN_PASSWORD: is empty; give the admin's password")}
+			}
+			if err := o.Validate(); err != nil {
+				return misused(cmd, err)
 			}
 			o.Progress, o.Terminal = cmd.ErrOrStderr(), cli.Terminal(os.Stderr)
 			report, runErr := replay.Run(cmd.Context(), o)
@@ -40,7 +46,7 @@ and its progress on standard error. It may be interrupted and run again: nothing
 		},
 	}
 	cmd.Flags().StringVar(&o.Target, "target", "http://127.0.0.1:8080", "`URL` of the shop")
-	cmd.Flags().IntVar(&o.Clients, "clients", replay.DefaultClients, "customers served at the same time")
-	cmd.Flags().DurationVar(&o.Patience, "patience", replay.DefaultPatience, "how long to go on without any success")
+	cmd.Flags().IntVar(&o.Clients, "clients", replay.DefaultClients, "`customers` served at the same time")
+	cmd.Flags().DurationVar(&o.Patience, "patience", replay.DefaultPatience, "how long to go on without any success, as in 5m")
 	return cmd
 }

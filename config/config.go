@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/banyan-go/banyan/modules/shipping"
 	"github.com/banyan-go/banyan/modules/users"
 	"github.com/banyan-go/banyan/proxy"
+	"github.com/banyan-go/banyan/proxy/aggregate"
 )
 
 // Config is everything that can be configured. Each part lives beside the type that reads it.
@@ -55,7 +57,24 @@ type Modules struct {
 
 // Module is what every module has, whatever it does.
 type Module struct {
-	Placement string `mapstructure:"placement"`
+	Placement string   `mapstructure:"placement"` // local, shadow, canary, remote or retired
+	Endpoints []string `mapstructure:"endpoints"` // of its second process: addresses, or one URL of dns, srv or consul
+	Canary    Canary   `mapstructure:"canary"`
+	Hold      bool     `mapstructure:"hold"` // nothing moves it by itself
+}
+
+// Canary is the share of subjects that the second process answers, in basis points.
+type Canary struct {
+	Reads  int `mapstructure:"reads"`
+	Writes int `mapstructure:"writes"`
+}
+
+// Each is what every module has, by module.
+func (m Modules) Each() map[string]Module {
+	return map[string]Module{
+		"users": m.Users.Module, "catalog": m.Catalog.Module, "carts": m.Carts.Module, "orders": m.Orders.Module, "payments": m.Payments.Module,
+		"inventory": m.Inventory.Module, "shipping": m.Shipping.Module, "notifications": m.Notifications.Module,
+	}
 }
 
 // The parts of the modules: what every module has, and what is its own.
@@ -98,11 +117,13 @@ const local = "local"
 
 // Default is what holds unless said otherwise: the same as default.yaml.
 func Default() Config {
-	here := Module{Placement: local}
+	here := Module{Placement: local, Endpoints: []string{}}
+	gateway := proxy.DefaultConfig()
+	gateway.Aggregate = aggregate.DefaultConfig()
 	return Config{
 		Data: "./data", Addr: ":8080", AdminAddr: "127.0.0.1:9090", AdminHosts: []string{}, ShutdownTimeout: 20 * time.Second,
 		Log: telemetry.DefaultLogConfig(), Telemetry: telemetry.DefaultConfig(), Database: database.DefaultConfig(), Bus: bus.DefaultConfig(),
-		Gateway: proxy.DefaultConfig(),
+		Gateway: gateway,
 		Modules: Modules{
 			Users:         Users{here, users.DefaultConfig()},
 			Catalog:       Catalog{here, catalog.DefaultConfig()},
@@ -143,23 +164,15 @@ func (c Config) Validate() error {
 		note(part.Validate())
 	}
 	m := c.Modules
-	for _, part := range []struct {
-		name      string
-		placement string
-		own       interface{ Validate() error }
-	}{
-		{"users", m.Users.Placement, m.Users.Config},
-		{"catalog", m.Catalog.Placement, m.Catalog.Config},
-		{"carts", m.Carts.Placement, m.Carts.Config},
-		{"orders", m.Orders.Placement, m.Orders.Config},
-		{"payments", m.Payments.Placement, m.Payments.Config},
-		{"inventory", m.Inventory.Placement, m.Inventory.Config},
-		{"shipping", m.Shipping.Placement, m.Shipping.Config},
-		{"notifications", m.Notifications.Placement, m.Notifications.Config},
+	for name, own := range m.Each() {
+		note(own.check("modules."+name, c.Database.Driver))
+	}
+	for name, own := range map[string]interface{ Validate() error }{
+		"users": m.Users.Config, "catalog": m.Catalog.Config, "carts": m.Carts.Config, "orders": m.Orders.Config, "payments": m.Payments.Config,
+		"inventory": m.Inventory.Config, "shipping": m.Shipping.Config, "notifications": m.Notifications.Config,
 	} {
-		prefix := "modules." + part.name + "."
-		note(checkPlacement(prefix+"placement", part.placement))
-		if err := part.own.Validate(); err != nil {
+		prefix := "modules." + name + "."
+		if err := own.Validate(); err != nil {
 			// A module need not know where its part is.
 			if !strings.HasPrefix(err.Error(), prefix) {
 				err = fmt.Errorf("%s%w", prefix, err)
@@ -167,17 +180,24 @@ func (c Config) Validate() error {
 			note(err)
 		}
 	}
+	slices.SortFunc(wrong, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(wrong...)
 }
 
-func checkPlacement(key, placement string) error {
-	switch placement {
-	case local:
-		return nil
-	case "shadow", "canary", "remote", "retired":
-		return fmt.Errorf("%s: %s needs a second process, which this version cannot start yet; use local", key, placement)
+func (m Module) check(prefix, driver string) error {
+	switch {
+	case !slices.Contains(proxy.States, proxy.State(m.Placement)):
+		return fmt.Errorf("%s.placement: %q is not local, shadow, canary, remote or retired", prefix, m.Placement)
+	case m.Placement != local && len(m.Endpoints) == 0:
+		return fmt.Errorf("%s.endpoints: is empty, but %s.placement is %s; say where the second process is, as in http://127.0.0.1:9101", prefix, prefix, m.Placement)
+	case m.Placement != local && driver == string(database.SQLite):
+		return fmt.Errorf("%s.placement: %s needs a store that two processes can share; set database.driver to postgres", prefix, m.Placement)
+	case m.Canary.Reads < 0 || m.Canary.Reads > 10_000:
+		return fmt.Errorf("%s.canary.reads: %d is not between 0 and 10000 basis points", prefix, m.Canary.Reads)
+	case m.Canary.Writes < 0 || m.Canary.Writes > m.Canary.Reads:
+		return fmt.Errorf("%s.canary.writes: %d is not between 0 and %s.canary.reads; who writes at one side must read there", prefix, m.Canary.Writes, prefix)
 	}
-	return fmt.Errorf("%s: %q is not local, shadow, canary, remote or retired", key, placement)
+	return nil
 }
 
 func checkAddr(key, addr string) error {

@@ -100,7 +100,7 @@ func (l leaf) parse(text string) (any, error) {
 		}
 		return list, nil
 	}
-	return nil, fmt.Errorf("%s: values of type %s cannot be configured", l.key, t)
+	return nil, fmt.Errorf("%s: is a list of groups of keys, which can be set in a file only", l.key)
 }
 
 // known are the keys that exist.

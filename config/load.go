@@ -101,11 +101,28 @@ func decode(o Options) (Config, error) {
 	}
 	// An empty list is a list: what is loaded equals what is written in Go.
 	for _, l := range leaves(&c) {
-		if l.value.Kind() == reflect.Slice && l.value.IsNil() {
-			l.value.Set(reflect.MakeSlice(l.value.Type(), 0, 0))
-		}
+		fillLists(l.value)
 	}
 	return c, nil
+}
+
+// fillLists makes lists of those that are nil, in groups too.
+func fillLists(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Slice:
+		if v.IsNil() {
+			v.Set(reflect.MakeSlice(v.Type(), 0, 0))
+		}
+		for i := range v.Len() {
+			fillLists(v.Index(i))
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				fillLists(v.Field(i))
+			}
+		}
+	}
 }
 
 // fromEnvironment reads the BANYAN_* variables. Those that are not keys are refused: a mistyped one would leave its
@@ -236,6 +253,8 @@ func (l leaf) decode(n *yaml.Node) (any, error) {
 		return nil, fmt.Errorf("%s: has no value; remove the key to have its default", l.key)
 	case n.Kind == yaml.ScalarNode:
 		return l.parse(n.Value)
+	case n.Kind == yaml.SequenceNode && groups(l.value.Type()):
+		return l.listed(n)
 	case n.Kind == yaml.SequenceNode && l.value.Kind() == reflect.Slice:
 		list := make([]string, len(n.Content))
 		for i, item := range n.Content {

@@ -88,6 +88,9 @@ func (l leaf) shown() any {
 		}
 		return v
 	default:
+		if groups(l.value.Type()) {
+			return shownGroups(l.value)
+		}
 		return v
 	}
 }
@@ -123,6 +126,14 @@ func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 func (c Config) MarshalJSON() ([]byte, error) {
 	values := map[string]any{}
 	for _, l := range leaves(&c) {
+		if shown, ok := l.shown().(*yaml.Node); ok {
+			var plain any
+			if err := shown.Decode(&plain); err != nil {
+				return nil, err
+			}
+			values[l.key] = plain
+			continue
+		}
 		values[l.key] = l.shown()
 	}
 	return json.Marshal(values)

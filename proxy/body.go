@@ -65,7 +65,7 @@ func (x *exchange) readBody(ctx context.Context, r *http.Request) ([sha256.Size]
 		r.Body, r.ContentLength = http.NoBody, 0
 		return noBody, nil
 	}
-	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	replayable(r, body)
 	r.TransferEncoding = nil
 	return sha256.Sum256(body), nil
 }

@@ -8,6 +8,17 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/banyan-go/banyan/internal/certs"
+	"github.com/banyan-go/banyan/internal/token"
+	"github.com/banyan-go/banyan/proxy/aggregate"
+	"github.com/banyan-go/banyan/proxy/cache"
+	"github.com/banyan-go/banyan/proxy/compress"
+	"github.com/banyan-go/banyan/proxy/discovery"
+	"github.com/banyan-go/banyan/proxy/gate"
+	"github.com/banyan-go/banyan/proxy/shadow"
+	"github.com/banyan-go/banyan/proxy/transform"
+	"github.com/banyan-go/banyan/proxy/upstream"
 )
 
 // Config is the gateway's.
@@ -18,6 +29,18 @@ type Config struct {
 	Limits         Limits   `mapstructure:"limits"`
 	Rate           Rates    `mapstructure:"rate"`
 	CORS           CORS     `mapstructure:"cors"`
+
+	TLS       certs.Config         `mapstructure:"tls"`       // of the public port
+	Issuers   []token.IssuerConfig `mapstructure:"issuers"`   // of other tokens than ours that are believed
+	Transform transform.Config     `mapstructure:"transform"` // paths and headers that are changed
+	Cache     cache.Config         `mapstructure:"cache"`
+	Compress  compress.Config      `mapstructure:"compress"`
+	Aggregate aggregate.Config     `mapstructure:"aggregate"` // answers that are put together from several
+	Upstreams []Foreign            `mapstructure:"upstreams"` // that are no processes of ours
+	Discovery discovery.Config     `mapstructure:"discovery"`
+	Remote    upstream.Config      `mapstructure:"remote"` // how the second process of a module is treated
+	Shadow    shadow.Config        `mapstructure:"shadow"` // comparison of its answers
+	Gates     gate.Config          `mapstructure:"gates"`  // what moves a module by itself, and back
 }
 
 // Limits bound a request.
@@ -55,6 +78,8 @@ type CORS struct {
 
 // DefaultConfig suits a shop that is reached directly.
 func DefaultConfig() Config {
+	together := aggregate.DefaultConfig()
+	together.Aggregates = []aggregate.Aggregate{} // whoever knows the modules says what goes together
 	return Config{
 		Hosts: []string{}, TrustedProxies: []string{}, AccessLog: true,
 		Limits: Limits{
@@ -68,6 +93,9 @@ func DefaultConfig() Config {
 		CORS: CORS{
 			Origins: []string{}, Headers: []string{"Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"}, MaxAge: 10 * time.Minute,
 		},
+		TLS: certs.DefaultConfig(), Issuers: []token.IssuerConfig{}, Transform: transform.DefaultConfig(), Cache: cache.DefaultConfig(), Compress: compress.DefaultConfig(),
+		Aggregate: together, Upstreams: []Foreign{}, Discovery: discovery.DefaultConfig(), Remote: upstream.DefaultConfig(),
+		Shadow: shadow.DefaultConfig(), Gates: gate.DefaultConfig(),
 	}
 }
 
@@ -139,7 +167,32 @@ func (c Config) Validate() error {
 	if c.CORS.MaxAge < 0 || c.CORS.MaxAge > 24*time.Hour {
 		note("gateway.cors.max_age: %s is not between 0s and 24h", c.CORS.MaxAge)
 	}
+	remote := c.Remote
+	remote.Endpoints = []string{"http://127.0.0.1:1"} // each module has its own
+	add := func(err error) {
+		if err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	add(c.TLS.Validate("gateway.tls."))
+	add(token.ValidateIssuers("gateway.issuers", c.Issuers))
+	add(c.Transform.Validate("gateway.transform", checkPath))
+	add(c.Cache.Validate("gateway.cache"))
+	add(c.Compress.Validate("gateway.compress"))
+	add(c.Discovery.Validate("gateway.discovery."))
+	add(remote.Validate("gateway.remote"))
+	add(c.Shadow.Validate("gateway.shadow"))
+	add(c.Gates.Validate("gateway.gates"))
+	for i, f := range c.Upstreams {
+		add(f.check(fmt.Sprintf("gateway.upstreams[%d]", i)))
+	}
 	return errors.Join(wrong...)
+}
+
+// checkPath is what every path is held against.
+func checkPath(path string) error {
+	_, err := canonicalPath(&url.URL{Path: path})
+	return err
 }
 
 // headerName says whether s can be the name of a header.

@@ -5,18 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/banyan-go/banyan/internal/assertion"
+	"github.com/banyan-go/banyan/internal/certs"
 	"github.com/banyan-go/banyan/internal/clock"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/identity"
@@ -24,14 +25,25 @@ import (
 	"github.com/banyan-go/banyan/internal/rest"
 	"github.com/banyan-go/banyan/internal/telemetry"
 	"github.com/banyan-go/banyan/internal/token"
+	"github.com/banyan-go/banyan/proxy/aggregate"
+	"github.com/banyan-go/banyan/proxy/cache"
+	"github.com/banyan-go/banyan/proxy/compress"
+	"github.com/banyan-go/banyan/proxy/gate"
+	"github.com/banyan-go/banyan/proxy/transform"
 )
 
 // Options are what the gateway works with.
 type Options struct {
 	Modules     []module.Descriptor
-	Local       http.Handler      // answers for the modules of this process
-	Verifier    Verifier          // nil believes no token
-	Revocations token.Revocations // nil revokes none
+	Local       http.Handler        // answers for the modules of this process
+	Verifier    Verifier            // nil believes no token
+	Revocations token.Revocations   // nil revokes none
+	Placements  Placements          // nil: every module is local
+	Endpoints   map[string][]string // where the second process of a module is: addresses, or one URL for discovery
+	Signer      *assertion.Signer   // tells other processes who asks; nil if there are none
+	Identity    *certs.Identity     // for mTLS with our own processes; nil speaks plain h2c
+	Budgets     Budgets             // rate limits of all replicas together; nil keeps them in this process
+	Keys        func() []byte       // JWKS of our tokens and assertions; nil shows none
 	// Ready says whether a module can work, and what to tell about it; "" asks for all of the process. nil is always ready.
 	Ready func(ctx context.Context, module string) (ready bool, body any)
 	// Extra are handlers beside the modules, by path: "/docs" answers for all below it too, "/" for itself alone.
@@ -56,12 +68,27 @@ type Gateway struct {
 	customers     *limiter
 	anonymous     *limiter
 	verifications *limiter
+	limits        map[string]*limiter
+	sharing       *sharing // nil: this process is alone
 	ready         func(ctx context.Context, module string) (bool, any)
+	descriptors   []module.Descriptor
 	modules       map[string]bool
+	local         http.Handler
 	extra         []extra
+	signer        *assertion.Signer
+	cache         *cache.Cache
+	compressor    *compress.Compressor
+	rules         *transform.Table
+	aggregates    *aggregate.Server
+	placements    Placements
+	remotes       map[string]*remote // by module or foreign upstream
 	metrics       *metrics
 	probes        probes
-	table         atomic.Pointer[table]
+
+	applying sync.Mutex
+	progress map[string]gate.Progress // of the modules that move by themselves
+	gates    *gate.Controller
+	table    atomic.Pointer[table]
 
 	draining atomic.Bool
 	drain    context.Context // ends when draining starts; streams live by it
@@ -89,8 +116,7 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	g := &Gateway{
 		cfg: cfg, log: o.Log, clock: o.Clock, tracer: o.Tracer, trusted: trusted, hosts: map[string]bool{}, verifier: o.Verifier,
 		revocations: o.Revocations, tokens: newTokens(cachedTokens), ready: o.Ready, modules: map[string]bool{}, probes: probes{found: map[string]readiness{}},
-		customers: newLimiter(cfg.Rate.Customer, cfg.Rate.Clients), anonymous: newLimiter(cfg.Rate.Anonymous, cfg.Rate.Clients),
-		verifications: newLimiter(cfg.Rate.Anonymous, cfg.Rate.Clients),
+		descriptors: o.Modules, local: o.Local, signer: o.Signer, placements: o.Placements, remotes: map[string]*remote{}, progress: map[string]gate.Progress{},
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -98,30 +124,41 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	if g.clock == nil {
 		g.clock = clock.System{}
 	}
+	if g.placements == nil {
+		g.placements = NewFixed()
+	}
 	for _, h := range cfg.Hosts {
 		g.hosts[h] = true
-	}
-	if g.metrics, err = newMetrics(o.Registry); err != nil {
-		return nil, err
-	}
-	local := &target{placement: "local", handler: o.Local}
-	limits := map[string]*limiter{"login": newLimiter(cfg.Rate.Login, cfg.Rate.Clients)}
-	t, err := buildTable(1, o.Modules, func(string) *target { return local }, limits, cfg.Limits.BodyBytes)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range t.routes {
-		g.metrics.bind(r)
 	}
 	for _, m := range o.Modules {
 		g.modules[m.Name] = true
 	}
-	g.table.Store(t)
+	if g.metrics, err = newMetrics(o.Registry); err != nil {
+		return nil, err
+	}
+	if g.gates, err = gate.NewController(cfg.Gates); err != nil {
+		return nil, err
+	}
+	if err := g.openLimits(o); err != nil {
+		return nil, err
+	}
+	if err := g.openParts(o); err != nil {
+		return nil, err
+	}
+	if err := g.openRemotes(o); err != nil {
+		return nil, err
+	}
+	if err := g.Apply(g.placements.Current()); err != nil {
+		return nil, err
+	}
+	if err := g.checkAggregates(); err != nil {
+		return nil, err
+	}
 	for path, h := range o.Extra {
 		if h == nil || !strings.HasPrefix(path, "/") || path != "/" && strings.HasSuffix(path, "/") || path == "/api" || strings.HasPrefix(path, "/api/") {
 			return nil, fmt.Errorf("proxy: %q cannot be the path of a handler beside the modules", path)
 		}
-		r := &route{Route: module.Route{ID: path, Path: path, Class: module.Read}, target: &target{placement: "local", handler: h}, maxBody: cfg.Limits.BodyBytes}
+		r := &route{Route: module.Route{ID: path, Path: path, Class: module.Read}, target: &target{placement: Placement{State: Local}, local: h}, maxBody: cfg.Limits.BodyBytes}
 		g.metrics.bind(r)
 		g.extra = append(g.extra, extra{path: path, route: r})
 	}
@@ -181,9 +218,12 @@ type exchange struct {
 	start  time.Time
 	path   string // as it came, for the log
 	method string // as it came
-	epoch  uint64
 	route  *route // nil if there is none
+	table  *table
 	who    identity.Identity
+	wish   string              // an admin's, for the side that answers
+	socket bool                // a WebSocket is asked for
+	hop    atomic.Pointer[hop] // how it was answered
 }
 
 func (x *exchange) fail(ctx context.Context, err error) {
@@ -239,18 +279,41 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 		return
 	}
 	crossOrigin := g.allowOrigin(x.answer.Header(), r.Header)
+	x.socket = asksForSocket(r)
+	if wish := r.Header["X-Banyan-Route"]; len(wish) == 1 && (wish[0] == string(Local) || wish[0] == string(Remote)) {
+		x.wish = wish[0]
+	}
 	cleanHeader(r.Header)
 
-	if !strings.HasPrefix(path, "/api/") {
-		x.beside(ctx, r, path)
-		return
+	var w http.ResponseWriter = &x.answer
+	if g.rules != nil {
+		outcome, err := g.rules.Apply(r, path)
+		if err != nil {
+			x.fail(ctx, err)
+			return
+		}
+		if outcome.Redirect != 0 {
+			location := outcome.Location
+			if r.URL.RawQuery != "" && !strings.Contains(location, "?") {
+				location += "?" + r.URL.RawQuery
+			}
+			x.answer.Header().Set("Location", location)
+			x.answer.WriteHeader(outcome.Redirect)
+			return
+		}
+		path, w = outcome.Path, outcome.Wrap(w)
 	}
 	t := g.table.Load()
-	x.epoch = t.epoch
+	x.table = t
 	place := t.root.find(path)
 	if place == nil {
-		x.unknown(ctx, errs.New(errs.NotFound, "there is nothing at this path"))
-		return
+		if !strings.HasPrefix(path, "/api/") && x.beside(ctx, r, path) {
+			return
+		}
+		if place = t.rest; place == nil {
+			x.unknown(ctx, errs.New(errs.NotFound, "there is nothing at this path"))
+			return
+		}
 	}
 	rt := place.route(r.Method)
 	if rt == nil {
@@ -271,21 +334,27 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 		Method: rt.Method, Route: rt.Path, Path: path, Query: r.URL.RawQuery, Subject: x.who.Subject, ClientIP: x.client.text,
 		BodyHash: noBody, Money: rt.Money,
 	}
-	if rt.Class == module.Write {
+	if rt.Class == module.Write && !rt.target.foreign {
 		if request.IdempotencyKey, err = idempotencyKey(r.Header); err != nil {
 			x.fail(ctx, err)
 			return
 		}
+	} else if !rt.target.foreign {
+		delete(r.Header, "Idempotency-Key") // it would make some transports send the request again
 	}
-	var p *rest.Problem
-	if request.BodyHash, p = x.readBody(ctx, r); p != nil {
-		x.problem(p, 0)
-		return
+	if rt.target.foreign {
+		g.limitBody(x, r)
+	} else {
+		var p *rest.Problem
+		if request.BodyHash, p = x.readBody(ctx, r); p != nil {
+			x.problem(p, 0)
+			return
+		}
 	}
 	if x.who.Subject != "" {
 		ctx = identity.With(ctx, x.who)
 	}
-	x.forward(rest.WithRequest(ctx, request), r, path)
+	x.forward(rest.WithRequest(ctx, request), w, r, path, request)
 }
 
 // admit finds out who asks, and whether it may, and whether it asks too often.
@@ -301,7 +370,9 @@ func (x *exchange) admit(ctx context.Context, r *http.Request) error {
 		}
 	}
 	// The module learns who asks from the context alone.
-	delete(r.Header, "Authorization")
+	if !rt.target.token {
+		delete(r.Header, "Authorization")
+	}
 
 	h := x.answer.Header()
 	exempt := x.who.Role.Includes(identity.Staff)
@@ -336,6 +407,9 @@ func (x *exchange) admit(ctx context.Context, r *http.Request) error {
 	if !x.who.Role.Includes(rt.Auth) {
 		return errs.New(errs.Forbidden, "this needs the role %s", rt.Auth)
 	}
+	if rt.scope != "" && !x.who.Scopes.Has(rt.scope) {
+		return errs.New(errs.Forbidden, "this needs the scope %s", rt.scope)
+	}
 	return nil
 }
 
@@ -349,8 +423,8 @@ func (x *exchange) unknown(ctx context.Context, err error) {
 	x.fail(ctx, err)
 }
 
-// beside answers what no module does.
-func (x *exchange) beside(ctx context.Context, r *http.Request, path string) {
+// beside answers what no module does; false if it is not there either.
+func (x *exchange) beside(ctx context.Context, r *http.Request, path string) bool {
 	for _, e := range x.g.extra {
 		if path != e.path && (e.path == "/" || !strings.HasPrefix(path, e.path) || path[len(e.path)] != '/') {
 			continue
@@ -358,55 +432,18 @@ func (x *exchange) beside(ctx context.Context, r *http.Request, path string) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			x.answer.Header().Set("Allow", "GET, HEAD")
 			x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes GET, HEAD"), 0)
-			return
+			return true
 		}
 		x.route = e.route
 		if x.g.anonymous != nil {
 			if err := x.g.anonymous.check(x.answer.Header(), x.client.key, x.g.clock.Now()); err != nil {
 				x.fail(ctx, err)
-				return
+				return true
 			}
 		}
 		delete(r.Header, "Authorization")
-		x.forward(ctx, r, path)
-		return
+		x.forward(ctx, &x.answer, r, path, rest.Request{Method: http.MethodGet, Path: path, Query: r.URL.RawQuery, BodyHash: noBody})
+		return true
 	}
-	x.unknown(ctx, errs.New(errs.NotFound, "there is nothing at this path"))
-}
-
-// forward hands the request to its target, in the one form that was matched.
-func (x *exchange) forward(ctx context.Context, r *http.Request, path string) {
-	stream := x.route.Class == module.Stream
-	if stream {
-		// A stream ends when its client goes or when we drain, and at no other time.
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(x.g.drain, cancel)()
-		_ = http.NewResponseController(&x.answer).SetWriteDeadline(time.Time{})
-	} else if x.g.cfg.Limits.Request > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, x.g.cfg.Limits.Request)
-		defer cancel()
-	}
-	request := r.WithContext(ctx)
-	if u := r.URL; u.RawPath != "" || u.Host != "" || u.Scheme != "" || u.User != nil {
-		// Escapes that need not be, or the absolute form: what was matched is what is sent on.
-		plain := *u
-		plain.Path, plain.RawPath, plain.Scheme, plain.Host, plain.User = path, "", "", "", nil
-		request.URL, request.RequestURI = &plain, plain.RequestURI()
-	}
-	if x.client.proxied {
-		request.RemoteAddr = netip.AddrPortFrom(x.client.addr, 0).String()
-	}
-	if r.Method == http.MethodHead {
-		// The module knows GET; the server itself keeps the body back.
-		request.Method = http.MethodGet
-	}
-	x.route.target.handler.ServeHTTP(&x.answer, request)
-	if stream && x.g.draining.Load() && strings.HasPrefix(x.answer.Header().Get("Content-Type"), "text/event-stream") {
-		// All the streams end at once; they shall not all come back at once.
-		_, _ = x.answer.Write([]byte("retry: " + strconv.Itoa(500+rand.IntN(2500)) + "\n\n"))
-		x.answer.Flush()
-	}
+	return false
 }

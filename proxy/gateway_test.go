@@ -664,6 +664,7 @@ func TestLogAndMetrics(t *testing.T) {
 	wantMetrics := map[string]float64{
 		"banyan_http_requests_total GET,orders,/api/orders/{id},2xx":       1,
 		"banyan_http_requests_total GET,,,4xx":                             1,
+		"banyan_cache_requests_total miss":                                 1,
 		"banyan_http_request_duration_seconds GET,orders,/api/orders/{id}": 1,
 	}
 	if diff := cmp.Diff(found, wantMetrics); diff != "" {
@@ -970,7 +971,7 @@ func TestRoutes(t *testing.T) {
 	if len(list) != 8 || s.gate.Epoch() != 1 {
 		t.Fatalf("%d routes, epoch %d", len(list), s.gate.Epoch())
 	}
-	want := proxy.RouteInfo{Module: "orders", ID: "small", Method: "POST", Path: "/api/small", Class: module.Write, MaxBody: 16, Placement: "local"}
+	want := proxy.RouteInfo{Module: "orders", ID: "small", Method: "POST", Path: "/api/small", Class: module.Write, MaxBody: 16, Placement: "local", Target: "local"}
 	if diff := cmp.Diff(list[7], want); diff != "" {
 		t.Errorf("(-got +want)\n%s", diff)
 	}

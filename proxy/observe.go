@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/proxy/upstream"
 )
 
 // answer watches what is answered.
@@ -55,6 +57,11 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+
+	sent      *prometheus.CounterVec
+	refused   prometheus.Counter
+	epoch     prometheus.Gauge
+	placement *prometheus.GaugeVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -66,11 +73,23 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "banyan_http_request_duration_seconds", Help: "Time to answer a request; streams are not in it.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"module", "route", "method"}),
+		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "banyan_gateway_sent_total", Help: "Requests of modules that have a second process, by the side that was chosen, why, and what became of them there.",
+		}, []string{"module", "side", "reason", "failure"}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "banyan_gateway_tables_refused_total", Help: "Route tables that were not put in force because they are not valid.",
+		}),
+		epoch: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "banyan_gateway_table_epoch", Help: "Number of the route table that is in force.",
+		}),
+		placement: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "banyan_module_placement", Help: "1 for the placement that a module has in this process.",
+		}, []string{"module", "placement"}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.sent, m.refused, m.epoch, m.placement} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -130,6 +149,9 @@ func (x *exchange) finish(ctx context.Context, span trace.Span) {
 		status = http.StatusInternalServerError
 	}
 	g.metrics.count(x.route, x.method, status)
+	if h := x.hop.Load(); h != nil && x.route.target.remote != nil {
+		g.metrics.sent.WithLabelValues(x.route.module, h.side(), h.reason, cmp.Or(string(h.failure), string(upstream.None))).Inc()
+	}
 	if x.route != nil && x.route.Class != "stream" {
 		x.route.metrics.duration.Observe(taken.Seconds())
 	}
@@ -145,15 +167,27 @@ func (x *exchange) finish(ctx context.Context, span trace.Span) {
 }
 
 func (x *exchange) log(ctx context.Context, status int, taken time.Duration, cut bool) {
-	attrs := make([]slog.Attr, 0, 10)
+	attrs := make([]slog.Attr, 0, 16)
 	attrs = append(attrs, slog.String("method", x.method))
 	if x.route != nil {
-		attrs = append(attrs, slog.String("route", x.route.Path), slog.String("module", x.route.module), slog.String("placement", x.route.target.placement))
+		attrs = append(attrs, slog.String("route", x.route.Path), slog.String("module", x.route.module), slog.String("placement", string(x.route.target.placement.State)))
+		if h := x.hop.Load(); h != nil && x.route.target.remote != nil {
+			attrs = append(attrs, slog.String("target", h.side()), slog.String("reason", h.reason))
+			if h.bucket >= 0 {
+				attrs = append(attrs, slog.Int("bucket", h.bucket))
+			}
+			if h.remote {
+				attrs = append(attrs, slog.String("endpoint", h.endpoint), slog.Int("attempt", h.attempts))
+			}
+			if h.failure != "" && h.failure != upstream.None {
+				attrs = append(attrs, slog.String("failure", string(h.failure)))
+			}
+		}
 	} else {
 		attrs = append(attrs, slog.String("path", x.path[:min(len(x.path), 200)]))
 	}
 	attrs = append(attrs, slog.Int("status", status), slog.Int64("bytes", x.answer.bytes),
-		slog.Float64("duration_ms", float64(taken.Microseconds())/1000), slog.Uint64("epoch", x.epoch))
+		slog.Float64("duration_ms", float64(taken.Microseconds())/1000), slog.Uint64("epoch", x.table.number()))
 	if x.who.Subject != "" {
 		attrs = append(attrs, slog.String("subject", x.who.Subject))
 	}
@@ -173,7 +207,10 @@ func (x *exchange) describe(span trace.Span, status int) {
 	if x.route != nil {
 		span.SetName(x.method + " " + x.route.Path)
 		span.SetAttributes(attribute.String("http.route", x.route.Path), attribute.String("banyan.module", x.route.module),
-			attribute.String("banyan.placement", x.route.target.placement))
+			attribute.String("banyan.placement", string(x.route.target.placement.State)))
+		if h := x.hop.Load(); h != nil && x.route.target.remote != nil {
+			span.SetAttributes(attribute.String("banyan.target", h.side()), attribute.String("banyan.reason", h.reason))
+		}
 	}
 	if status >= 500 {
 		span.SetStatus(codes.Error, http.StatusText(status))

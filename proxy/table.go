@@ -19,13 +19,17 @@ import (
 type table struct {
 	epoch  uint64
 	root   node
+	rest   *node // for what nobody else has; nil if nobody has that either
 	routes []*route
+
+	placements map[string]Placement // of the modules
 }
 
 // node is a segment of a path.
 type node struct {
 	fixed   map[string]*node
 	any     *node
+	rest    *node // whatever follows
 	methods []method
 	allow   string // the methods, for answers
 }
@@ -42,13 +46,9 @@ type route struct {
 	target  *target
 	maxBody int64
 	limit   *limiter // stricter limit, or nil
+	scope   string   // that a token must have, or ""
+	merged  bool     // answered by putting others together
 	metrics routeMetrics
-}
-
-// target is where a module's requests are answered. Today that is always the own process; the route does not know.
-type target struct {
-	placement string
-	handler   http.Handler
 }
 
 type routeMetrics struct {
@@ -64,9 +64,11 @@ type RouteInfo struct {
 	Path      string        `json:"path"`
 	Class     module.Class  `json:"class"`
 	Auth      identity.Role `json:"auth"`
+	Scope     string        `json:"scope,omitempty"`
 	Limit     string        `json:"limit,omitempty"`
 	MaxBody   int64         `json:"max_body"`
 	Placement string        `json:"placement"`
+	Target    string        `json:"target"` // local, or the upstream
 }
 
 var methods = []string{
@@ -91,6 +93,38 @@ func buildTable(epoch uint64, modules []module.Descriptor, targets func(module s
 			t.routes = append(t.routes, entry)
 		}
 	}
+	return t, nil
+}
+
+// addForeign adds the routes of upstreams that are no processes of ours.
+func (t *table) addForeign(list []Foreign, targets func(name string) *target, maxBody int64) error {
+	for _, f := range list {
+		for i, r := range f.Routes {
+			method, path := r.split()
+			entry := &route{
+				Route:  module.Route{ID: fmt.Sprintf("%s-%d", f.Name, i), Method: method, Path: path, Class: module.Class(r.Class), Auth: identity.Role(r.Auth)},
+				module: f.Name, target: targets(f.Name), maxBody: maxBody, scope: r.Scope,
+			}
+			if path == catchAll {
+				if t.rest == nil {
+					t.rest = &node{}
+				}
+				if other := t.rest.answer(entry); other != nil {
+					return fmt.Errorf("upstream %s: %s is taken by upstream %s", f.Name, path, other.module)
+				}
+			} else if other := t.root.add(entry); other != nil {
+				return fmt.Errorf("upstream %s: %s is taken by route %s of %s", f.Name, r.Match, other.ID, other.module)
+			}
+			t.routes = append(t.routes, entry)
+		}
+	}
+	return nil
+}
+
+// catchAll is the path of what nobody else has.
+const catchAll = "/{rest...}"
+
+func (t *table) sort() {
 	sort.SliceStable(t.routes, func(i, j int) bool {
 		a, b := t.routes[i], t.routes[j]
 		if a.Path != b.Path {
@@ -98,7 +132,6 @@ func buildTable(epoch uint64, modules []module.Descriptor, targets func(module s
 		}
 		return a.Method < b.Method
 	})
-	return t, nil
 }
 
 func checkRoute(r module.Route, limits map[string]*limiter) error {
@@ -133,6 +166,13 @@ func checkRoute(r module.Route, limits map[string]*limiter) error {
 // add puts the route in its place; if that is taken, it returns who has it.
 func (n *node) add(r *route) *route {
 	for s := range strings.SplitSeq(r.Path[1:], "/") {
+		if strings.HasSuffix(s, "...}") {
+			if n.rest == nil {
+				n.rest = &node{}
+			}
+			n = n.rest
+			break
+		}
 		if s[0] == '{' {
 			if n.any == nil {
 				n.any = &node{}
@@ -148,31 +188,45 @@ func (n *node) add(r *route) *route {
 		}
 		n = n.fixed[s]
 	}
-	if other := n.route(r.Method); other != nil {
-		return other
+	return n.answer(r)
+}
+
+// answer makes the route the one of its method here; if that is taken, it returns who has it.
+func (n *node) answer(r *route) *route {
+	for _, m := range n.methods {
+		if m.name == r.Method {
+			return m.route
+		}
 	}
 	n.methods = append(n.methods, method{r.Method, r})
 	names := []string{http.MethodOptions}
 	for _, m := range n.methods {
-		names = append(names, m.name)
-		if m.name == http.MethodGet {
-			names = append(names, http.MethodHead)
+		switch m.name {
+		case anyMethod:
+			names = append(names, methods...)
+		case http.MethodGet:
+			names = append(names, http.MethodGet, http.MethodHead)
+		default:
+			names = append(names, m.name)
 		}
 	}
 	sort.Strings(names)
-	n.allow = strings.Join(names, ", ")
+	n.allow = strings.Join(slices.Compact(names), ", ")
 	return nil
 }
 
-// find is the place of a canonical path, or nil. A name is preferred to a {name}, segment by segment; it allocates
-// nothing.
+// anyMethod is that of a route for all methods that no other route has.
+const anyMethod = "*"
+
+// find is the place of a canonical path, or nil. A name is preferred to a {name}, and that to a {name...}, segment by segment; it
+// allocates nothing.
 func (n *node) find(path string) *node {
 	if path == "" {
 		return nil
 	}
 	segment, rest, more := strings.Cut(path[1:], "/")
 	if segment == "" {
-		return nil
+		return n.rest
 	}
 	for _, next := range [2]*node{n.fixed[segment], n.any} {
 		if next == nil {
@@ -188,20 +242,27 @@ func (n *node) find(path string) *node {
 			return found
 		}
 	}
-	return nil
+	return n.rest
 }
 
 // route is the one of a method, or nil. HEAD is a GET whose body nobody wants.
 func (n *node) route(name string) *route {
-	if name == http.MethodHead {
-		name = http.MethodGet
-	}
+	var other *route
 	for i := range n.methods {
-		if n.methods[i].name == name {
+		switch n.methods[i].name {
+		case name:
 			return n.methods[i].route
+		case anyMethod:
+			if other == nil {
+				other = n.methods[i].route
+			}
+		case http.MethodGet:
+			if name == http.MethodHead {
+				other = n.methods[i].route
+			}
 		}
 	}
-	return nil
+	return other
 }
 
 // Routes is the route table as it is in force.
@@ -211,7 +272,7 @@ func (g *Gateway) Routes() []RouteInfo {
 	for i, r := range t.routes {
 		list[i] = RouteInfo{
 			Module: r.module, ID: r.ID, Method: r.Method, Path: r.Path, Class: r.Class, Auth: r.Auth, Limit: r.Limit,
-			MaxBody: r.maxBody, Placement: r.target.placement,
+			Scope: r.scope, MaxBody: r.maxBody, Placement: string(r.target.placement.State), Target: r.target.name(),
 		}
 	}
 	return list
@@ -219,3 +280,11 @@ func (g *Gateway) Routes() []RouteInfo {
 
 // Epoch is the number of the route table that is in force.
 func (g *Gateway) Epoch() uint64 { return g.table.Load().epoch }
+
+// number is the epoch of a table; 0 if the request was refused before it got one.
+func (t *table) number() uint64 {
+	if t == nil {
+		return 0
+	}
+	return t.epoch
+}

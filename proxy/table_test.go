@@ -26,7 +26,7 @@ func get(id, path string) module.Route {
 }
 
 func build(modules ...module.Descriptor) (*table, error) {
-	local := &target{placement: "local"}
+	local := &target{placement: Placement{State: Local}}
 	return buildTable(7, modules, func(string) *target { return local }, map[string]*limiter{"login": nil}, 1<<20)
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -35,6 +36,7 @@ func (o Output) Print(v any, header []string, rows [][]any) error {
 	}
 	t := table.NewWriter()
 	t.SetOutputMirror(o.W)
+	t.SuppressTrailingSpaces()
 	t.SetStyle(table.StyleLight)
 	t.Style().Options.DrawBorder = false
 	t.Style().Options.SeparateColumns = false
@@ -73,6 +75,29 @@ func Dial(dataDir, addr string) (*Admin, error) {
 		return nil, err
 	}
 	return &Admin{base: "http://" + addr, token: token, http: &http.Client{Timeout: 10 * time.Minute, Transport: &http.Transport{Proxy: nil}}}, nil
+}
+
+// Path is the path of a thing of the admin port; what of it was typed by somebody is escaped.
+func Path(first string, more ...string) string {
+	path := "/admin/" + first
+	for _, part := range more {
+		path += "/" + url.PathEscape(part)
+	}
+	return path
+}
+
+// Query is the query of a path: names and values in turn. Empty values are left out.
+func Query(pairs ...string) string {
+	q := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			q.Set(pairs[i], pairs[i+1])
+		}
+	}
+	if len(q) == 0 {
+		return ""
+	}
+	return "?" + q.Encode()
 }
 
 // Get asks for path and decodes the answer into v.

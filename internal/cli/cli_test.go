@@ -30,6 +30,11 @@ func TestPrint(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
 	}
+	for l := range strings.Lines(out.String()) {
+		if strings.TrimRight(l, " \n")+"\n" != l {
+			t.Errorf("blanks at the end of %q", l)
+		}
+	}
 	out.Reset()
 	if err := (cli.Output{W: &out, JSON: true}).Print(map[string]int{"orders": 3}, []string{"module"}, rows); err != nil {
 		t.Fatal(err)
@@ -37,6 +42,16 @@ func TestPrint(t *testing.T) {
 	var got map[string]int
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil || got["orders"] != 3 {
 		t.Errorf("%v in %s", err, out.String())
+	}
+}
+
+func TestPathAndQuery(t *testing.T) {
+	t.Parallel()
+	if got, want := cli.Path("deadletters", "a b", "c/../d?e")+cli.Query("module", "", "handler", "x&y=z", "limit", "5"), "/admin/deadletters/a%20b/c%2F..%2Fd%3Fe?handler=x%26y%3Dz&limit=5"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := cli.Path("modules") + cli.Query("module", ""); got != "/admin/modules" {
+		t.Errorf("got %s", got)
 	}
 }
 

@@ -3,6 +3,7 @@ package identity
 
 import (
 	"context"
+	"strings"
 
 	"github.com/banyan-go/banyan/internal/errs"
 )
@@ -28,6 +29,21 @@ type Identity struct {
 	Subject string // user id; "" for nobody
 	Role    Role
 	Session string // login session, revocable
+	Scopes  Scopes // what its token is limited to
+}
+
+// Scopes is a list of scopes as RFC 6749 writes it, with a space between two. The empty list says nothing: the tokens
+// of our own logins have none.
+type Scopes string
+
+// Has says whether the list names the scope.
+func (s Scopes) Has(scope string) bool {
+	for one := range strings.FieldsSeq(string(s)) {
+		if one == scope {
+			return true
+		}
+	}
+	return false
 }
 
 type contextKey struct{}

@@ -153,8 +153,8 @@ func (b *Inbox) setAgain(w *unit.Work, r deadRow, body []byte) error {
 	if err := json.Unmarshal(body, &m); err != nil {
 		return fmt.Errorf("dead letter %s: %w", r.ID, err)
 	}
-	set := w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (name, key) DO NOTHING`,
-		m.Source, r.Name, r.Key, w.Now(), w.Now(), []byte(m.Payload))
+	set := w.DB.Exec(`INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload, subject) VALUES (?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (name, key) DO NOTHING`,
+		m.Source, r.Name, r.Key, w.Now(), w.Now(), []byte(m.Payload), r.Subject)
 	if set.Error == nil && set.RowsAffected == 0 {
 		return errs.New(errs.Conflict, "the %s %s of %s was set anew after dead letter %s: replay it when that one is done, or discard it", m.Source, r.Name, r.Key, r.ID)
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humaecho"
 	"github.com/labstack/echo/v4"
 
 	"github.com/banyan-go/banyan/internal/bus"
@@ -139,7 +140,11 @@ func (h *Harness) open() {
 		h.t.Fatal(err)
 	}
 	h.echo = rest.NewEcho(log)
-	h.Module.Register(rest.NewAPI("test", "test", h.echo, log), func(r module.Route) huma.Operation { return rest.Operation(d.Name, r) })
+	h.Module.Register(rest.NewAPI("test", "test", h.echo, log), func(r module.Route) huma.Operation {
+		op := rest.Operation(d.Name, r)
+		op.Middlewares = append(op.Middlewares, guard(r.Auth))
+		return op
+	})
 	running, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- h.bus.Run(running) }()
@@ -349,8 +354,20 @@ func (r Response) Want(t testing.TB, status int) Response {
 	return r
 }
 
-// Do sends a request as the gateway would pass it on; body is encoded as JSON (nil: none), header holds names and values
-// in turn.
+// guard refuses who may not use a route, as the gateway does: a handler never sees such a request.
+func guard(least identity.Role) func(huma.Context, func(huma.Context)) {
+	return func(c huma.Context, next func(huma.Context)) {
+		if err := identity.Need(c.Context(), least); err != nil {
+			p, retry := rest.NewProblem(c.Context(), err)
+			rest.WriteProblem(humaecho.UnwrapV4(c).Response(), p, retry)
+			return
+		}
+		next(c)
+	}
+}
+
+// Do sends a request as the gateway would: it is refused without the identity that its route asks for. body is encoded as
+// JSON (nil: none), header holds names and values in turn.
 func (h *Harness) Do(method, path string, as identity.Identity, body any, header ...string) Response {
 	h.t.Helper()
 	req := h.Request(method, path, as, body, header...)
@@ -363,7 +380,7 @@ func (h *Harness) Do(method, path string, as identity.Identity, body any, header
 	return Response{Status: rec.Code, Header: rec.Header(), Body: out}
 }
 
-// Handler is the module behind the gateway, for streams.
+// Handler is what Do sends requests to, for streams.
 func (h *Harness) Handler() http.Handler { return h.echo }
 
 // Request makes a request as the gateway would pass it on.

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/errs"
@@ -74,7 +77,7 @@ func (o Options) list(r *http.Request) (any, error) {
 	}
 	list := List{Items: []inbox.DeadLetter{}}
 	for _, m := range modules {
-		in, err := o.Bus.Inbox(m)
+		in, err := o.inbox(m)
 		if err != nil {
 			return nil, err
 		}
@@ -89,8 +92,16 @@ func (o Options) list(r *http.Request) (any, error) {
 	return list, nil
 }
 
+// inbox is that of a module which somebody has named.
+func (o Options) inbox(module string) (*inbox.Inbox, error) {
+	if names := o.Bus.Modules(); !slices.Contains(names, module) {
+		return nil, errs.New(errs.NotFound, "there is no module %q, only %s", module, strings.Join(names, ", "))
+	}
+	return o.Bus.Inbox(module)
+}
+
 func (o Options) show(r *http.Request) (any, error) {
-	in, err := o.Bus.Inbox(r.PathValue("module"))
+	in, err := o.inbox(r.PathValue("module"))
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +109,7 @@ func (o Options) show(r *http.Request) (any, error) {
 }
 
 func (o Options) replay(r *http.Request) (any, error) {
-	in, err := o.Bus.Inbox(r.PathValue("module"))
+	in, err := o.inbox(r.PathValue("module"))
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +118,7 @@ func (o Options) replay(r *http.Request) (any, error) {
 
 // replayAll replays the dead letters of a module, or of one of its handlers.
 func (o Options) replayAll(r *http.Request) (any, error) {
-	in, err := o.Bus.Inbox(r.PathValue("module"))
+	in, err := o.inbox(r.PathValue("module"))
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +141,7 @@ func (o Options) replayAll(r *http.Request) (any, error) {
 }
 
 func (o Options) discard(r *http.Request) (any, error) {
-	in, err := o.Bus.Inbox(r.PathValue("module"))
+	in, err := o.inbox(r.PathValue("module"))
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +159,8 @@ func (o Options) discard(r *http.Request) (any, error) {
 func (o Options) rebuild(r *http.Request) (any, error) {
 	fn := o.Projections[r.PathValue("module")]
 	if fn == nil {
-		return nil, errs.New(errs.NotFound, "module %q has no projections", r.PathValue("module"))
+		names := slices.Sorted(maps.Keys(o.Projections))
+		return nil, errs.New(errs.NotFound, "module %q has no read models to rebuild, only %s", r.PathValue("module"), strings.Join(names, ", "))
 	}
 	total := 0
 	err := fn(r.Context(), func(_, n int) { total = n })

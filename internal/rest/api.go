@@ -102,7 +102,7 @@ func WriteProblem(w http.ResponseWriter, p *Problem, retryAfter int) {
 		w.Header().Set("Retry-After", itoa(retryAfter))
 	}
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(body)
+	_, _ = w.Write(append(body, '\n'))
 }
 
 // DefaultMaxBody is the size of a JSON body in bytes where a route says nothing else.

@@ -157,6 +157,20 @@ func TestMethodNotAllowed(t *testing.T) {
 }
 
 // What a client sent may be a password, typed into the wrong field: no answer repeats it.
+// Whoever reads answers in a terminal sees each on lines of its own.
+func TestAnswersEndTheirLine(t *testing.T) {
+	t.Parallel()
+	h, _ := server(t, nil, func(context.Context, *unit.Work) (made, error) { return made{}, errs.New(errs.Conflict, "no") })
+	for _, c := range []struct{ method, path, body string }{
+		{"GET", "/api/things/a", ""}, {"GET", "/api/things/a?limit=x", ""}, {"POST", "/api/things/a", good}, {"POST", "/api/things/a", "{"},
+		{"GET", "/api/nothing", ""}, {"DELETE", "/api/things/a", ""}, {"GET", "/broken", ""},
+	} {
+		if rec := send(h, c.method, c.path, c.body, rest.Request{}); !strings.HasSuffix(rec.Body.String(), "}\n") {
+			t.Errorf("%s %s: %d %q", c.method, c.path, rec.Code, rec.Body)
+		}
+	}
+}
+
 func TestValidationEchoesNothing(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, method, path, body string }{

@@ -220,12 +220,14 @@ func TestChildProcess(t *testing.T) {
 
 func wait(t *testing.T, what string, reached func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(startTimeout)
-	for !reached() {
-		if time.Now().After(deadline) {
+	deadline, look := time.After(startTimeout), time.NewTicker(20*time.Millisecond)
+	defer look.Stop()
+	for !reached() { // another process: there is nothing to be woken by
+		select {
+		case <-look.C:
+		case <-deadline:
 			t.Fatalf("waited %s for %s", startTimeout, what)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -12,11 +12,27 @@ import (
 	"time"
 )
 
-// Key signs tokens. Its id is the thumbprint of its public half, so that a key has the same id wherever it is read.
+// Key signs tokens, or only verifies them. Its id is the thumbprint of its public half, so that a key has the same id
+// wherever it is read.
 type Key struct {
 	ID        string
-	Private   ed25519.PrivateKey
+	Private   ed25519.PrivateKey // nil if it only verifies
+	Public    ed25519.PublicKey
 	CreatedAt time.Time
+}
+
+// Verifying is the key without the half that signs.
+func (k Key) Verifying() Key {
+	k.Private = nil
+	return k
+}
+
+// PublicKey is a key of which only the public half is known.
+func PublicKey(public ed25519.PublicKey, createdAt time.Time) (Key, error) {
+	if len(public) != ed25519.PublicKeySize {
+		return Key{}, errors.New("public key: it is not an Ed25519 key")
+	}
+	return Key{ID: thumbprint(public), Public: public, CreatedAt: createdAt}, nil
 }
 
 const (
@@ -26,11 +42,11 @@ const (
 
 // NewKey makes a fresh key.
 func NewKey() (Key, error) {
-	_, private, err := ed25519.GenerateKey(rand.Reader)
+	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return Key{}, fmt.Errorf("make a signing key: %w", err)
 	}
-	return Key{ID: thumbprint(private), Private: private, CreatedAt: time.Now().UTC().Truncate(time.Second)}, nil
+	return Key{ID: thumbprint(public), Private: private, Public: public, CreatedAt: time.Now().UTC().Truncate(time.Second)}, nil
 }
 
 // Marshal is the key for storage: PKCS #8 in PEM, which other tools read too, with its age as a header.
@@ -63,7 +79,8 @@ func ParseKey(b []byte) (Key, error) {
 	if !ok {
 		return Key{}, fmt.Errorf("signing key: %T is not Ed25519", parsed)
 	}
-	k := Key{ID: thumbprint(private), Private: private}
+	public := private.Public().(ed25519.PublicKey)
+	k := Key{ID: thumbprint(public), Private: private, Public: public}
 	if at := block.Headers[createdHeader]; at != "" {
 		if k.CreatedAt, err = time.Parse(time.RFC3339, at); err != nil {
 			return Key{}, fmt.Errorf("signing key: %s: %w", createdHeader, err)
@@ -73,12 +90,8 @@ func ParseKey(b []byte) (Key, error) {
 }
 
 // thumbprint is the RFC 7638 thumbprint of the public key.
-func thumbprint(private ed25519.PrivateKey) string {
-	canonical := fmt.Sprintf(`{"crv":"Ed25519","kty":"OKP","x":"%s"}`, encodePublic(private))
+func thumbprint(public ed25519.PublicKey) string {
+	canonical := fmt.Sprintf(`{"crv":"Ed25519","kty":"OKP","x":"%s"}`, base64.RawURLEncoding.EncodeToString(public))
 	sum := sha256.Sum256([]byte(canonical))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
-}
-
-func encodePublic(private ed25519.PrivateKey) string {
-	return base64.RawURLEncoding.EncodeToString(private.Public().(ed25519.PublicKey))
 }

@@ -1,13 +1,16 @@
-// Package token issues and verifies access tokens: JWTs signed with Ed25519, and nothing else.
+// Package token issues and verifies access tokens: JWTs of our own, signed with Ed25519, and those of foreign issuers.
 //
-// Only EdDSA is accepted, only with a key of the ring named by the token's kid, only from the issuer and for the
-// audience "banyan", and only with an expiry. Why a token is refused is not told, but for its having expired.
+// Of our own tokens only EdDSA is accepted, only with a key of the ring named by the token's kid, only from the issuer
+// and for the audience "banyan", and only with an expiry. For each foreign issuer the configuration says which
+// algorithms, keys and audiences are accepted, and a Verifier uses the issuer that a token names for nothing but to
+// choose who tries it. Why a token is refused is not told, but for its having expired.
 package token
 
 import (
 	"bytes"
 	"cmp"
 	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +29,9 @@ import (
 // MaxSize is the length of the longest token that is looked at.
 const MaxSize = 8 << 10
 
+// MaxLife is the longest time that a token of ours may be valid. A key that no longer signs is kept as long.
+const MaxLife = time.Hour
+
 const (
 	issuer   = "banyan"
 	audience = "banyan"
@@ -36,14 +42,15 @@ type Claims struct {
 	ID        string // jti; made by Issue if it is empty
 	Subject   string // user id
 	Role      identity.Role
-	Session   string // login session
+	Session   string          // login session
+	Scopes    identity.Scopes // what the token is limited to; "" says nothing about it
 	IssuedAt  time.Time
 	ExpiresAt time.Time
 }
 
 // Identity is the caller that the claims speak of.
 func (c Claims) Identity() identity.Identity {
-	return identity.Identity{Subject: c.Subject, Role: c.Role, Session: c.Session}
+	return identity.Identity{Subject: c.Subject, Role: c.Role, Session: c.Session, Scopes: c.Scopes}
 }
 
 // Revocations knows the tokens that must no longer be believed although they have not expired.
@@ -52,9 +59,10 @@ type Revocations interface {
 	Revoked(session, subject string, issuedAt time.Time) bool
 }
 
-// Keyring signs with its newest key and verifies with any. It never changes, so it is safe for concurrent use.
+// Keyring signs with its newest key that has a private half, and verifies with any. It never changes, so it is safe for
+// concurrent use.
 type Keyring struct {
-	signer Key
+	signer Key // the zero Key if none signs
 	public map[string]ed25519.PublicKey
 	jwks   []byte
 }
@@ -68,23 +76,46 @@ func NewKeyring(keys ...Key) (*Keyring, error) {
 	slices.SortStableFunc(keys, func(a, b Key) int {
 		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
-	ring := &Keyring{signer: keys[0], public: make(map[string]ed25519.PublicKey, len(keys))}
+	ring := &Keyring{public: make(map[string]ed25519.PublicKey, len(keys))}
 	set := keySet{Keys: make([]publicKey, 0, len(keys))}
 	for _, k := range keys {
 		switch {
-		case len(k.Private) != ed25519.PrivateKeySize:
+		case len(k.Private) == ed25519.PrivateKeySize:
+			k.Public = k.Private.Public().(ed25519.PublicKey)
+		case k.Private != nil || len(k.Public) != ed25519.PublicKeySize:
 			return nil, fmt.Errorf("keyring: key %q is not an Ed25519 key", k.ID)
+		}
+		switch {
 		case k.ID == "":
 			return nil, errors.New("keyring: a key has no id")
 		case ring.public[k.ID] != nil:
 			return nil, fmt.Errorf("keyring: key %q is there twice", k.ID)
 		}
-		ring.public[k.ID] = k.Private.Public().(ed25519.PublicKey)
-		set.Keys = append(set.Keys, publicKey{Type: "OKP", Curve: "Ed25519", X: encodePublic(k.Private), ID: k.ID, Use: "sig", Algorithm: "EdDSA"})
+		if k.Private != nil && ring.signer.Private == nil {
+			ring.signer = k
+		}
+		ring.public[k.ID] = k.Public
+		set.Keys = append(set.Keys, publicKey{
+			Type: "OKP", Curve: "Ed25519", X: base64.RawURLEncoding.EncodeToString(k.Public), ID: k.ID, Use: "sig", Algorithm: "EdDSA",
+		})
 	}
 	var err error
 	ring.jwks, err = json.Marshal(set)
 	return ring, err
+}
+
+// Signer is the key that signs.
+func (r *Keyring) Signer() (Key, error) {
+	if r.signer.Private == nil {
+		return Key{}, errors.New("keyring: no key of this process signs")
+	}
+	return r.signer, nil
+}
+
+// Public is the public key of an id.
+func (r *Keyring) Public(id string) (ed25519.PublicKey, bool) {
+	key, ok := r.public[id]
+	return key, ok
 }
 
 // JWKS is the JSON Web Key Set of the public keys.
@@ -105,18 +136,25 @@ type publicKey struct {
 
 // Issue signs a token.
 func (r *Keyring) Issue(c Claims) (string, error) {
+	key, err := r.Signer()
+	if err != nil {
+		return "", fmt.Errorf("issue token: %w", err)
+	}
 	if c.Subject == "" || c.Session == "" || c.IssuedAt.IsZero() || !c.ExpiresAt.After(c.IssuedAt) || !known(c.Role) {
 		return "", errors.New("issue token: the claims are incomplete")
+	}
+	if c.ExpiresAt.Sub(c.IssuedAt) > MaxLife {
+		return "", fmt.Errorf("issue token: it would be valid for more than %s", MaxLife)
 	}
 	if c.ID == "" {
 		c.ID = uuid.NewString()
 	}
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, wire{
-		Issuer: issuer, Audience: jwt.ClaimStrings{audience}, ID: c.ID, Subject: c.Subject, Role: c.Role, Session: c.Session,
+		Issuer: issuer, Audience: jwt.ClaimStrings{audience}, ID: c.ID, Subject: c.Subject, Role: c.Role, Session: c.Session, Scopes: c.Scopes,
 		IssuedAt: instant(c.IssuedAt), ExpiresAt: instant(c.ExpiresAt),
 	})
-	t.Header["kid"] = r.signer.ID
-	signed, err := t.SignedString(r.signer.Private)
+	t.Header["kid"] = key.ID
+	signed, err := t.SignedString(key.Private)
 	if err != nil {
 		return "", fmt.Errorf("issue token: %w", err)
 	}
@@ -142,8 +180,8 @@ func (r *Keyring) Verify(token string, now time.Time) (Claims, error) {
 	_, err := parser.ParseWithClaims(token, &w, r.keyOf)
 	switch {
 	case err == nil:
-	case errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidIssuer) && !errors.Is(err, jwt.ErrTokenInvalidAudience):
-		return Claims{}, errs.New(errs.Unauthenticated, "the access token has expired")
+	case expiredOnly(err):
+		return Claims{}, errExpired()
 	default:
 		return Claims{}, invalid()
 	}
@@ -151,7 +189,8 @@ func (r *Keyring) Verify(token string, now time.Time) (Claims, error) {
 		return Claims{}, invalid()
 	}
 	return Claims{
-		ID: w.ID, Subject: w.Subject, Role: w.Role, Session: w.Session, IssuedAt: w.IssuedAt.time(), ExpiresAt: w.ExpiresAt.time(),
+		ID: w.ID, Subject: w.Subject, Role: w.Role, Session: w.Session, Scopes: w.Scopes,
+		IssuedAt: w.IssuedAt.time(), ExpiresAt: w.ExpiresAt.time(),
 	}, nil
 }
 
@@ -167,6 +206,13 @@ func (r *Keyring) keyOf(t *jwt.Token) (any, error) {
 	}
 	return key, nil
 }
+
+// expiredOnly: the token is signed and meant for us, but its time is over.
+func expiredOnly(err error) bool {
+	return errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidIssuer) && !errors.Is(err, jwt.ErrTokenInvalidAudience)
+}
+
+func errExpired() error { return errs.New(errs.Unauthenticated, "the access token has expired") }
 
 func invalid() error { return errs.New(errs.Unauthenticated, "the access token is not valid") }
 
@@ -186,6 +232,7 @@ type wire struct {
 	Subject   string           `json:"sub"`
 	Role      identity.Role    `json:"role"`
 	Session   string           `json:"sid"`
+	Scopes    identity.Scopes  `json:"scope,omitempty"`
 	IssuedAt  instant          `json:"iat"`
 	ExpiresAt instant          `json:"exp"`
 }

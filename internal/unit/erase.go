@@ -8,9 +8,19 @@ import (
 	"github.com/banyan-go/banyan/internal/message"
 )
 
-// Erase blanks the personal data of a user in everything that the module's store keeps of messages and answers:
-// outbox, parked messages, dead letters, the reasons of failures, stored answers. It is remembered, so that a message that
-// comes later is kept without it too. What was sent already has reached others, who erase for themselves.
+// Erase blanks the personal data of a user in everything that the module's store keeps of messages, timers and answers. It is
+// remembered, so that a message that comes later is kept without it too. What was sent already has reached others, who erase
+// for themselves. What another unit of work writes of the user at the same time is for the module to keep out: by a row of its own
+// that both of them lock, before Erase; or by asking Erased, which waits for an Erase that has begun.
+//
+//   - outbox, parked, dead_letters, timers: the fields tagged as personal. What nobody knows the type of is emptied whole. The
+//     reasons of failures go with it; an error may quote what it could not handle.
+//   - inbox, idempotency: answers to requests that are about the user or were given to them. Who asks again is told that the
+//     answer is gone.
+//
+// A pending effect stays as it was asked for. It may be on its way, or have been called without a reply, and the other side
+// knows it by its first words: with others a charge could neither be found nor finished. It has its end in sight: its row goes with
+// its outcome, or after bus.give_up_after.
 func (w *Work) Erase(subject string) error {
 	if subject == "" {
 		return nil
@@ -28,35 +38,51 @@ func (w *Work) Erase(subject string) error {
 		{"outbox", "message_id", "payload", "", w.store.personal.Payload},
 		{"parked", "message_id", "message", "error", w.store.personal.Envelope},
 		{"dead_letters", "message_id", "message", "reason", w.store.personal.Envelope},
+		{"timers", "name || ' ' || key", "payload", "", w.store.personal.Payload},
 	} {
+		where := "subject = ?"
+		if t.table == "timers" {
+			where += " AND kind <> '" + kindEffect + "'"
+		}
 		var rows []struct {
 			ID      string
 			Name    string
 			Payload []byte
 		}
-		query := fmt.Sprintf("SELECT DISTINCT %s AS id, name, %s AS payload FROM %s WHERE subject = ?", t.id, t.body, t.table)
+		query := fmt.Sprintf("SELECT DISTINCT %s AS id, name, %s AS payload FROM %s WHERE %s", t.id, t.body, t.table, where)
 		if err := w.DB.Raw(query, subject).Scan(&rows).Error; err != nil {
 			return fmt.Errorf("erase in %s: %w", t.table, err)
 		}
 		for _, r := range rows {
-			clean, err := t.blank(r.Name, r.Payload)
+			clean, err := t.blank(w.store.payloadName(r.Name), r.Payload)
 			if err != nil {
 				return fmt.Errorf("erase in %s: %w", t.table, err)
 			}
 			set := t.body + " = ?"
 			if t.reason != "" {
-				set += ", " + t.reason + " = 'erased'" // an error may quote what it could not handle
+				set += ", " + t.reason + " = 'erased'"
 			}
-			if err := w.DB.Exec(fmt.Sprintf("UPDATE %s SET %s WHERE %s = ? AND subject = ?", t.table, set, t.id), clean, r.ID, subject).Error; err != nil {
+			if err := w.DB.Exec(fmt.Sprintf("UPDATE %s SET %s WHERE %s = ? AND %s", t.table, set, t.id, where), clean, r.ID, subject).Error; err != nil {
 				return fmt.Errorf("erase in %s: %w", t.table, err)
 			}
 		}
+	}
+	if err := w.DB.Exec("UPDATE inbox SET reply = NULL WHERE subject = ?", subject).Error; err != nil {
+		return fmt.Errorf("erase replies: %w", err)
 	}
 	err := w.DB.Exec("UPDATE idempotency SET body = ?, location = '', erased = ? WHERE personal = ? OR subject = ?", []byte{}, true, subject, subject).Error
 	if err != nil {
 		return fmt.Errorf("erase stored answers: %w", err)
 	}
 	return nil
+}
+
+// payloadName is how the redactor knows a payload: a message by its wire name, a timer or an effect by its module and name.
+func (s *Store) payloadName(name string) string {
+	if message.CheckName(name) == nil {
+		return name
+	}
+	return s.module + "/" + name
 }
 
 // Erased says whether a user was erased in this store. The answer holds until the unit of work is over: an erasure of the user
@@ -81,7 +107,7 @@ func (w *Work) Envelope(m message.Message) (body []byte, erased bool, err error)
 	if erased, err = w.Erased(m.Subject); err != nil || !erased {
 		return body, false, err
 	}
-	body, err = w.store.personal.Envelope(m.Name, body)
+	body, err = w.store.personal.Envelope(w.store.payloadName(m.Name), body)
 	return body, true, err
 }
 

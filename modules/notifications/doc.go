@@ -1,7 +1,8 @@
 // Package notifications owns what users are told: in the app, and by mail if they want it and have an address.
 //
 // It is choreographed: it listens to users, orders, payments, shipping and inventory, calls nobody, and keeps its
-// own copy of names, addresses and preferences. It announces mails that went out.
+// own copy of names, addresses and preferences. It announces mails that went out. Staff are alerted, in the app, of
+// stock that is low and of refunds that the card provider refused.
 //
 //	                       the user becomes known
 //	         ┌── waiting ─────────────┬──────────────┐

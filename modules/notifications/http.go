@@ -19,7 +19,7 @@ import (
 // Notification is something that a user is told in the app.
 type Notification struct {
 	ID      string    `json:"id"`
-	Kind    string    `json:"kind" enum:"welcome,receipt,rejected,cancelled,refund,tracking,delivered,alert"`
+	Kind    string    `json:"kind" enum:"welcome,receipt,rejected,cancelled,refund,tracking,delivered,alert,refund_refused"`
 	Subject string    `json:"subject"`
 	Text    string    `json:"text"`
 	OrderID string    `json:"order_id,omitempty"`

@@ -60,6 +60,11 @@ func (s *service) paymentRefunded(_ context.Context, w *unit.Work, e paymentsapi
 	return s.notify(w, e.CustomerID, letter.Refund, letter.Data{Order: e.OrderID, Amount: e.Amount})
 }
 
+// refundRefused alerts staff: nobody else brings the money back.
+func (s *service) refundRefused(_ context.Context, w *unit.Work, e paymentsapi.RefundRefused) error {
+	return s.alert(w, letter.RefundRefused, letter.Data{Order: e.OrderID, Amount: e.Amount, Reason: e.Reason})
+}
+
 func (s *service) shipmentDispatched(_ context.Context, w *unit.Work, e shippingapi.ShipmentDispatched) error {
 	return s.notify(w, e.CustomerID, letter.Tracking, letter.Data{Order: e.OrderID, Carrier: e.Carrier, Tracking: e.Tracking})
 }
@@ -73,5 +78,5 @@ func (s *service) stockLevelChanged(_ context.Context, w *unit.Work, e inventory
 	if !e.Low {
 		return nil
 	}
-	return s.alert(w, letter.Data{SKU: e.SKU, Available: e.Available})
+	return s.alert(w, letter.Alert, letter.Data{SKU: e.SKU, Available: e.Available})
 }

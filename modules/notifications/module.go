@@ -26,7 +26,7 @@ func Descriptor() module.Descriptor {
 		Subscriptions: []module.Subscription{
 			{Handler: "users", Events: []string{"users.*"}},
 			{Handler: "orders", Events: []string{"orders.order_confirmed.v1", "orders.order_rejected.v1", "orders.order_cancelled.v1"}, Group: 50},
-			{Handler: "refunds", Events: []string{"payments.payment_refunded.v1"}},
+			{Handler: "refunds", Events: []string{"payments.payment_refunded.v1", "payments.refund_refused.v1"}},
 			{Handler: "tracking", Events: []string{"shipping.shipment_dispatched.v1", "shipping.shipment_delivered.v1"}},
 			{Handler: "stock", Events: []string{"inventory.stock_level_changed.v1"}, Group: 50},
 		},
@@ -55,6 +55,7 @@ func build(d module.Deps, cfg Config, sender mail.Sender) *module.Module {
 	module.OnEvent(m, "orders", s.orderRejected)
 	module.OnEvent(m, "orders", s.orderCancelled)
 	module.OnEvent(m, "refunds", s.paymentRefunded)
+	module.OnEvent(m, "refunds", s.refundRefused)
 	module.OnEvent(m, "tracking", s.shipmentDispatched)
 	module.OnEvent(m, "tracking", s.shipmentDelivered)
 	module.OnEvent(m, "stock", s.stockLevelChanged)

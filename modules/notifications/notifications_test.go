@@ -281,13 +281,18 @@ func TestStaffAreAlerted(t *testing.T) {
 			usersapi.UserRegistered{UserID: "s3", Role: "customer"}, usersapi.RoleChanged{UserID: "s3", Role: "staff"},
 			usersapi.UserRegistered{UserID: "s4", Role: "staff"}, usersapi.UserErased{UserID: "s4"},
 			inventoryapi.StockLevelChanged{SKU: "85123A", Available: 4, Low: true}, inventoryapi.StockLevelChanged{SKU: "85123A", Available: 40, Low: false})
+		h.Clock.Advance(time.Second) // so that the order of the list is known
+		h.Deliver(t, paymentsapi.RefundRefused{OrderID: "o1", CustomerID: "ada", RefundID: "r1", Amount: money.Of(765, "GBP"), Reason: "account_closed"})
 		h.Settle()
-		if diff := cmp.Diff(counts(t, h), map[string]int64{"welcome sent": 2, "alert in_app": 3}); diff != "" {
+		if diff := cmp.Diff(counts(t, h), map[string]int64{"welcome sent": 2, "alert in_app": 3, "refund_refused in_app": 3}); diff != "" {
 			t.Error(diff)
 		}
 		got := seen(t, h, "s3", "")
-		if len(got.Items) != 1 || got.Items[0].Subject != "Stock of 85123A is low" || got.Items[0].SKU != "85123A" {
-			t.Errorf("got %+v", got)
+		if len(got.Items) != 2 || got.Items[1].Subject != "Stock of 85123A is low" || got.Items[1].SKU != "85123A" {
+			t.Fatalf("got %+v", got)
+		}
+		if n := got.Items[0]; n.OrderID != "o1" || n.Kind != "refund_refused" || n.Text != "7.65 GBP could not go back to the card: account_closed. Pay it back in another way." {
+			t.Errorf("got %+v", n)
 		}
 	})
 }

@@ -56,7 +56,7 @@ func keep(w *unit.Work, rows []notificationRow) error {
 }
 
 // alert tells all staff something, in the app.
-func (s *service) alert(w *unit.Work, d letter.Data) error {
+func (s *service) alert(w *unit.Work, kind letter.Kind, d letter.Data) error {
 	var staff []string
 	err := w.DB.Model(&recipientRow{}).Where("role IN ('staff', 'admin') AND NOT erased").Order("id").Pluck("id", &staff).Error
 	if err != nil {
@@ -67,7 +67,7 @@ func (s *service) alert(w *unit.Work, d letter.Data) error {
 	}
 	rows := make([]notificationRow, len(staff))
 	for i, id := range staff {
-		if rows[i], err = made(w, id, letter.Alert, d); err != nil {
+		if rows[i], err = made(w, id, kind, d); err != nil {
 			return err
 		}
 	}

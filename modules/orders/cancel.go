@@ -10,7 +10,8 @@ import (
 	"github.com/banyan-go/banyan/modules/orders/internal/order"
 )
 
-// cancel calls an order off before it leaves. It answers at once; the way back runs on its own.
+// cancel calls an order off before it leaves. It answers at once; the way back runs on its own. Of a confirmed order only
+// shipping knows whether it has left: until it has said so the cancellation is requested, and may be refused.
 func (o *orders) cancel(ctx context.Context, in *cancelInput) (*rest.Answer[orderBody], error) {
 	return rest.Commit(ctx, o.store, func(ctx context.Context, w *unit.Work) (orderBody, error) {
 		s, err := o.load(w, in.ID)

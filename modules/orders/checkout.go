@@ -11,6 +11,7 @@ import (
 	"github.com/banyan-go/banyan/modules/orders/internal/checkout"
 	"github.com/banyan-go/banyan/modules/orders/internal/order"
 	"github.com/banyan-go/banyan/modules/payments/paymentsapi"
+	"github.com/banyan-go/banyan/modules/shipping/shippingapi"
 )
 
 // input is what the saga is told, with what belongs to it.
@@ -82,6 +83,8 @@ func (o *orders) act(w *unit.Work, s *stream, a checkout.Action, next checkout.C
 		w.Send(paymentsapi.Charge{OrderID: s.id, CustomerID: s.order.CustomerID, Amount: s.order.Total, Card: s.card})
 	case checkout.Commit:
 		w.Send(inventoryapi.Commit{OrderID: s.id})
+	case checkout.Stop:
+		w.Send(shippingapi.CancelShipment{OrderID: s.id, CustomerID: s.order.CustomerID})
 	case checkout.Void:
 		w.Send(paymentsapi.Void{OrderID: s.id, Reason: next.Reason})
 	case checkout.Release:
@@ -94,7 +97,14 @@ func (o *orders) act(w *unit.Work, s *stream, a checkout.Action, next checkout.C
 		return s.order.BeginRejection(next.Reason)
 	case checkout.MarkRejected:
 		return s.order.Reject(next.Reason)
+	case checkout.MarkCancelRequested:
+		return s.order.Cancel(in.by, next.Reason, in.note)
+	case checkout.MarkCancelRefused:
+		return s.order.RefuseCancel()
 	case checkout.MarkCancelling:
+		if in.what == checkout.GoodsStopped {
+			return s.order.BeginCancel()
+		}
 		return s.order.Cancel(in.by, next.Reason, in.note)
 	case checkout.MarkPaymentSettled:
 		return s.order.SettlePayment(in.refunded)

@@ -71,6 +71,7 @@ func TestCheckoutFails(t *testing.T) {
 	}
 	begin := []string{"orders.order_placed", "inventory.reserve"}
 	charged := append(slices.Clone(begin), "payments.charge")
+	confirmed := append(slices.Clone(charged), "inventory.commit", "orders.order_confirmed")
 	for _, c := range []struct {
 		name   string
 		steps  []step
@@ -89,10 +90,14 @@ func TestCheckoutFails(t *testing.T) {
 		{"cancelled at once", []step{cancel, deliver(reserved), cancel, deliver(released)}, "cancelled", "cancelled_by_customer", append(slices.Clone(begin), "inventory.release", "orders.order_cancelled")},
 		{"cancelled during the payment", []step{deliver(reserved), cancel, deliver(captured, settled), timeOut, deliver(released)}, "cancelled", "cancelled_by_customer",
 			append(slices.Clone(charged), "payments.void", "inventory.release", "orders.order_cancelled")},
-		{"cancelled after confirmation", []step{deliver(reserved, captured), cancel, deliver(settled, released)}, "cancelled", "cancelled_by_customer",
-			append(slices.Clone(charged), "inventory.commit", "orders.order_confirmed", "payments.void", "inventory.release", "orders.order_cancelled")},
-		{"the units are gone when the commit comes", []step{deliver(reserved, captured, expired, expired, settled, released)}, "cancelled", "reservation_expired",
-			append(slices.Clone(charged), "inventory.commit", "orders.order_confirmed", "payments.void", "inventory.release", "orders.order_cancelled")},
+		{"cancelled after confirmation, nobody knows whether it has left", []step{deliver(reserved, captured), cancel, cancel, deliver(settled, released)}, "cancel_requested", "cancelled_by_customer",
+			append(slices.Clone(confirmed), "shipping.cancel_shipment")},
+		{"cancelled after confirmation", []step{deliver(reserved, captured), cancel, deliver(stopped, stopped, left, settled, released)}, "cancelled", "cancelled_by_customer",
+			append(slices.Clone(confirmed), "shipping.cancel_shipment", "payments.void", "inventory.release", "orders.order_cancelled")},
+		{"cancelled after it has left", []step{deliver(reserved, captured), cancel, deliver(left, stopped, settled, released)}, "confirmed", "",
+			append(slices.Clone(confirmed), "shipping.cancel_shipment")},
+		{"the units are gone when the commit comes", []step{deliver(reserved, captured, expired, expired, stopped, settled, released)}, "cancelled", "reservation_expired",
+			append(slices.Clone(confirmed), "shipping.cancel_shipment", "payments.void", "inventory.release", "orders.order_cancelled")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -129,7 +134,7 @@ func TestAnswersInEveryOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		o := s.jars()
 		off, committed := false, false
-		for _, what := range rapid.Permutation([]string{"reserved", "reserved", "captured", "cancel", "time-out", "settled", "released", "expired", "declined", "refused"}).Draw(t, "order") {
+		for _, what := range rapid.Permutation([]string{"reserved", "reserved", "captured", "cancel", "time-out", "settled", "released", "expired", "declined", "refused", "stopped", "left"}).Draw(t, "order") {
 			var e message.Event
 			switch what {
 			case "reserved":
@@ -146,6 +151,10 @@ func TestAnswersInEveryOrder(t *testing.T) {
 				e = declined(o.ID)
 			case "refused":
 				e = refused(o.ID)
+			case "stopped":
+				e = stopped(o.ID)
+			case "left":
+				e = left(o.ID)
 			case "cancel":
 				s.Do("POST", "/api/orders/"+o.ID+"/cancel", ann, map[string]any{})
 			case "time-out":
@@ -158,8 +167,9 @@ func TestAnswersInEveryOrder(t *testing.T) {
 			if off && (status == "confirmed" || status == "reserved" || status == "placed") {
 				t.Fatalf("%s after it was called off", status)
 			}
-			off = off || !slices.Contains([]string{"confirmed", "reserved", "placed"}, status)
+			off = off || !slices.Contains([]string{"confirmed", "reserved", "placed", "cancel_requested"}, status)
 		}
+		s.Deliver(s.t, stopped(o.ID))
 		s.Deliver(s.t, settled(o.ID))
 		s.Deliver(s.t, released(o.ID))
 		end := s.get(o.ID)
@@ -202,11 +212,32 @@ func TestCancelAfterDispatch(t *testing.T) {
 			t.Errorf("order %+v", got)
 		}
 
-		// Goods that leave while the order is being cancelled are not put on the shelf.
+		// Goods that leave while somebody asks whether they have: the order stays, and can be returned.
+		o = s.jars()
+		s.confirm(o.ID)
+		before = s.sent(o.ID)
+		var asked orderReply
+		s.Do("POST", "/api/orders/"+o.ID+"/cancel", ann, map[string]any{"reason": "too slow"}).Want(t, 200).Into(t, &asked)
+		if asked.Status != "cancel_requested" || asked.Settled || asked.Note != "too slow" {
+			t.Errorf("order %+v", asked)
+		}
+		if ask := last[shippingapi.CancelShipment](s, "shipping.cancel_shipment.v1"); ask != (shippingapi.CancelShipment{OrderID: o.ID, CustomerID: ann.Subject}) {
+			t.Errorf("asked for %+v", ask)
+		}
+		s.Restart() // it goes on waiting
+		s.Deliver(t, shippingapi.ShipmentDispatched{ShipmentID: "s2", OrderID: o.ID}, left(o.ID))
+		got := s.get(o.ID)
+		if got.Status != "confirmed" || got.Fulfilment != "shipped" || got.Reason != "" || got.Note != "" || !got.Settled || len(s.sent(o.ID)) != len(before)+1 {
+			t.Errorf("order %+v after %v", got, s.sent(o.ID))
+		}
+		s.Do("POST", "/api/orders/"+o.ID+"/cancel", ann, map[string]any{}).Want(t, 409)
+		s.Do("POST", "/api/orders/"+o.ID+"/returns", moduletest.Staff, map[string]any{"lines": lines{lineAt("jar", 1, 104)}}).Want(t, 201)
+
+		// Goods that leave although they were stopped are not put on the shelf.
 		o = s.jars()
 		s.confirm(o.ID)
 		s.Do("POST", "/api/orders/"+o.ID+"/cancel", moduletest.Staff, map[string]any{}).Want(t, 200)
-		s.Deliver(t, shippingapi.ShipmentDispatched{ShipmentID: "s2", OrderID: o.ID}, settled(o.ID))
+		s.Deliver(t, stopped(o.ID), shippingapi.ShipmentDispatched{ShipmentID: "s3", OrderID: o.ID}, settled(o.ID))
 		if got := s.get(o.ID); got.Status != "cancelled" || got.Reason != "cancelled_by_staff" || got.Fulfilment != "shipped" || slices.Contains(s.sent(o.ID), "inventory.release") {
 			t.Errorf("order %+v after %v", got, s.sent(o.ID))
 		}

@@ -2,17 +2,27 @@
 // customer's, and back when something is returned or goes wrong.
 //
 // It owns the orders, as streams of private events, and their checkout. It announces ordersapi's events, sends
-// commands to inventory and payments, listens to their answers, to shipping, and to catalog and users for its
-// copies of prices and customers.
+// commands to inventory, payments and shipping, listens to their answers, and to catalog and users for its copies of
+// prices and customers.
 //
 // An order:
 //
 //	placed ----> reserved ----> confirmed    (+ fulfilment: not_shipped -> shipped -> delivered)
-//	 |  | |       |  |            |          (+ return state: kept -> partly_returned -> returned)
-//	 |  | |       |  |            |
-//	 |  | +-------|--+------------+--> cancelling ---> cancelled
-//	 |  +---------+--> rejecting ----> rejected        (payment_declined, timed_out)
-//	 +-----------------------------> rejected          (out_of_stock)
+//	 |  | |       |  |            |   ^      (+ return state: kept -> partly_returned -> returned)
+//	 |  | |       |  |            v   | goods left
+//	 |  | |       |  |      cancel_requested
+//	 |  | |       |  |            | goods stopped
+//	 |  | |       |  |            v
+//	 |  | +-------|--+------> cancelling ---> cancelled
+//	 |  +---------+---------> rejecting ----> rejected        (payment_declined, timed_out)
+//	 +------------------------------------> rejected          (out_of_stock)
+//
+// A confirmed order may leave at any moment, so that whoever cancels it asks shipping first (shipping.cancel_shipment); which of
+// dispatch and cancellation was first is decided by the lock of the shipment, there. Only an order whose goods were stopped
+// is cancelled; one whose goods have left stays confirmed, and can be returned.
+//
+// A return is settled when its units are on the shelf and its money went back, or the card provider has refused that
+// (refund_refused): then staff pay it back in another way.
 //
 // rejecting and cancelling are ways back: the payment is voided first, then the stock released, each only if it was
 // begun; the end is announced once both have answered. The saga that drives this is drawn in internal/checkout. Its
@@ -20,8 +30,9 @@
 // any other, never in between, and one that the saga does not wait for changes nothing.
 //
 // Invariants:
-//   - an order that was called off or timed out is never confirmed afterwards, whatever arrives late, and
+//   - an order that is cancelling or timed out is never confirmed afterwards, whatever arrives late, and
 //     holds no stock and no money at its end;
+//   - no order is both cancelled and dispatched;
 //   - no more units come back than went out, per product and price;
 //   - one order per reference, and one per version of a customer's cart;
 //   - the read model (order_view, order_line_view, return_view) is a function of the events alone and is written in

@@ -11,6 +11,7 @@ import (
 	"github.com/banyan-go/banyan/internal/identity"
 	"github.com/banyan-go/banyan/internal/rest"
 	"github.com/banyan-go/banyan/modules/orders/internal/order"
+	"github.com/banyan-go/banyan/modules/orders/ordersapi"
 )
 
 type historyInput struct {
@@ -32,11 +33,34 @@ type entryBody struct {
 }
 
 // entry is what happened last to an order.
-func entry(r eventRow, o *order.Order) entryBody {
+func entry(r eventRow, e order.Event, o *order.Order) (entryBody, error) {
+	data, err := shown(r, e)
 	return entryBody{
 		Version: r.Version, Type: r.Type, At: r.At, Status: string(o.Status), Reason: o.Reason, Fulfilment: string(o.Fulfilment),
-		ReturnState: string(o.ReturnState()), Settled: o.Settled(), Data: json.RawMessage(r.Body),
+		ReturnState: string(o.ReturnState()), Settled: o.Settled(), Data: data,
+	}, err
+}
+
+// shown is an event as others read it: the store keeps the prices of lines without their currency.
+func shown(r eventRow, e order.Event) (data json.RawMessage, err error) {
+	switch e := e.(type) {
+	case order.Placed:
+		data, err = json.Marshal(struct {
+			order.Placed
+			Lines []ordersapi.Line `json:"lines"`
+		}{e, publicLines(e.Lines, e.Total.Currency)})
+	case order.Returned:
+		data, err = json.Marshal(struct {
+			order.Returned
+			Lines []ordersapi.Line `json:"lines"`
+		}{e, publicLines(e.Lines, e.Refund.Currency)})
+	default:
+		data = json.RawMessage(r.Body)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("show event %d: %w", r.Version, err)
+	}
+	return data, nil
 }
 
 // tell reads the whole stream of an order that the caller may see. It starts with the first event, not with a
@@ -108,12 +132,18 @@ func entries(id string, rows []eventRow, after int64) ([]entryBody, *order.Order
 	var o order.Order
 	out := make([]entryBody, 0, len(rows))
 	for _, r := range rows {
-		if _, err := r.apply(id, &o); err != nil {
+		e, err := r.apply(id, &o)
+		if err != nil {
 			return nil, nil, err
 		}
-		if r.Version > after {
-			out = append(out, entry(r, &o))
+		if r.Version <= after {
+			continue
 		}
+		told, err := entry(r, e, &o)
+		if err != nil {
+			return nil, nil, err
+		}
+		out = append(out, told)
 	}
 	return out, &o, nil
 }

@@ -83,7 +83,7 @@ type returnInput struct {
 
 type listInput struct {
 	rest.Page
-	Status     string `query:"status" enum:"placed,reserved,confirmed,rejecting,rejected,cancelling,cancelled" doc:"Only orders in this state"`
+	Status     string `query:"status" enum:"placed,reserved,confirmed,rejecting,rejected,cancel_requested,cancelling,cancelled" doc:"Only orders in this state"`
 	CustomerID string `query:"customer_id" maxLength:"64" doc:"Only orders of this customer"`
 	Reference  string `query:"reference" maxLength:"64" doc:"Only the order with this reference"`
 }
@@ -99,7 +99,7 @@ type Summary struct {
 	ID            string      `json:"id"`
 	Version       int64       `json:"version" doc:"Number of things that happened to it"`
 	CustomerID    string      `json:"customer_id"`
-	Status        string      `json:"status" enum:"placed,reserved,confirmed,rejecting,rejected,cancelling,cancelled"`
+	Status        string      `json:"status" enum:"placed,reserved,confirmed,rejecting,rejected,cancel_requested,cancelling,cancelled"`
 	Reason        string      `json:"reason,omitempty" doc:"Why it is rejected or cancelled"`
 	Fulfilment    string      `json:"fulfilment" enum:"not_shipped,shipped,delivered"`
 	ReturnState   string      `json:"return_state" enum:"kept,partly_returned,returned"`
@@ -157,8 +157,9 @@ type returnBody struct {
 	Lines     []lineBody  `json:"lines"`
 	Refund    money.Money `json:"refund"`
 	Refunded  bool        `json:"refunded" doc:"The money went back"`
+	Refused   bool        `json:"refund_refused" doc:"The card provider did not give it back: staff pay it in another way"`
 	Restocked bool        `json:"restocked" doc:"The units are on the shelf"`
-	Settled   bool        `json:"settled" doc:"Both"`
+	Settled   bool        `json:"settled" doc:"The units are on the shelf, and the money went back or was refused"`
 	Note      string      `json:"note,omitempty"`
 	At        time.Time   `json:"at"`
 	customer  string
@@ -200,7 +201,7 @@ func linesOf(lines []order.Line, currency string) []lineBody {
 func returnBodyOf(orderID, customer string, r order.Return, note string) returnBody {
 	return returnBody{
 		ID: r.ID, OrderID: orderID, By: string(r.By), Lines: linesOf(r.Lines, r.Refund.Currency), Refund: r.Refund,
-		Refunded: r.Refunded, Restocked: r.Restocked, Settled: r.Settled(), Note: note, At: r.At, customer: customer,
+		Refunded: r.Refunded, Refused: r.RefundRefused, Restocked: r.Restocked, Settled: r.Settled(), Note: note, At: r.At, customer: customer,
 	}
 }
 
@@ -228,7 +229,8 @@ func (r returnRow) body(customer string) (returnBody, error) {
 		return returnBody{}, fmt.Errorf("read return %s: %w", r.ReturnID, err)
 	}
 	return returnBodyOf(r.OrderID, customer, order.Return{
-		ID: r.ReturnID, By: order.Actor(r.MadeBy), Lines: lines, Refund: money.Of(r.Refund, r.Currency), Refunded: r.Refunded, Restocked: r.Restocked, At: r.At,
+		ID: r.ReturnID, By: order.Actor(r.MadeBy), Lines: lines, Refund: money.Of(r.Refund, r.Currency), Refunded: r.Refunded, RefundRefused: r.RefundRefused,
+		Restocked: r.Restocked, At: r.At,
 	}, r.Note), nil
 }
 

@@ -294,6 +294,48 @@ func TestReturns(t *testing.T) {
 	})
 }
 
+// TestRefundRefused: what the card provider does not give back keeps no return open, and everybody sees it.
+func TestRefundRefused(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		s := openShop(t, open, func(c *Config) { c.SnapshotEvery = 3 })
+		o := s.jars()
+		s.confirm(o.ID)
+		var r returnReply
+		s.Do("POST", "/api/orders/"+o.ID+"/returns", moduletest.Staff, map[string]any{"lines": lines{lineAt("jar", 4, 104)}}).Want(t, 201).Into(t, &r)
+		refusal := paymentsapi.RefundRefused{OrderID: o.ID, RefundID: r.ID, Amount: gbp(416), Reason: "account_closed"}
+		s.Deliver(t, refusal, refusal, paymentsapi.RefundRefused{OrderID: o.ID, RefundID: "void"}, paymentsapi.RefundRefused{OrderID: "unknown", RefundID: "r"})
+		if got := s.get(o.ID); got.Settled || got.Returns[0].Refunded || !got.Returns[0].Refused || got.Returns[0].Settled {
+			t.Errorf("before the units are on the shelf: %+v", got)
+		}
+		s.Deliver(t, inventoryapi.StockReturned{OrderID: o.ID, ReturnID: r.ID})
+		var now, last orderReply
+		s.Do("GET", "/api/orders/"+o.ID, moduletest.Staff, nil).Into(t, &now)
+		if !now.Settled || now.Returns[0].Refunded || !now.Returns[0].Refused || !now.Returns[0].Settled || now.Refunded != gbp(416) {
+			t.Errorf("order %+v", now)
+		}
+		s.Do("GET", fmt.Sprintf("/api/orders/%s?version=%d", o.ID, now.Version), moduletest.Staff, nil).Into(t, &last)
+		if diff := cmp.Diff(now, last); diff != "" {
+			t.Errorf("the read model and the events differ (-view +events):\n%s", diff)
+		}
+		before := s.rows("return_view")
+		if err := s.projections.Rebuild(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(s.rows("return_view"), before); diff != "" {
+			t.Errorf("after a rebuild (-got +want):\n%s", diff)
+		}
+		var sum reportBody
+		s.Do("GET", "/api/orders/reports/summary", moduletest.Staff, nil).Into(t, &sum)
+		if sum.Unsettled != 0 {
+			t.Errorf("%d orders are unsettled", sum.Unsettled)
+		}
+		if history := s.Do("GET", "/api/orders/"+o.ID+"/history", moduletest.Staff, nil); !strings.Contains(string(history.Body), `"type":"return_refund_refused"`) || !strings.Contains(string(history.Body), "account_closed") {
+			t.Errorf("the history does not tell it: %s", history.Body)
+		}
+	})
+}
+
 func TestAsItWas(t *testing.T) {
 	t.Parallel()
 	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
@@ -353,6 +395,18 @@ func TestAsItWas(t *testing.T) {
 		if len(history.Items) != 1 || history.Items[0].Type != "returned" || strings.Contains(string(r.Body), "broken") {
 			t.Errorf("history %s", r.Body)
 		}
+		// Amounts come with their currency, in the stream too.
+		for path, prices := range map[string][]string{
+			"history":         {`"sku":"jar","name":"a jar","quantity":10,"price":{"amount":104,"currency":"GBP"}`, `"sku":"jar","name":"a jar","quantity":4,"price":{"amount":104,"currency":"GBP"}`},
+			"history?limit=1": {`"sku":"bag","name":"a bag","quantity":3,"price":{"amount":208,"currency":"GBP"}`},
+		} {
+			r := s.Do("GET", "/api/orders/"+o.ID+"/"+path, ann, nil)
+			for _, p := range prices {
+				if !strings.Contains(string(r.Body), p) || strings.Contains(string(r.Body), `"price":1`) || strings.Contains(string(r.Body), "Leeds") {
+					t.Errorf("%s: no %s, or more than that, in %s", path, p, r.Body)
+				}
+			}
+		}
 	})
 }
 
@@ -406,7 +460,7 @@ func TestReports(t *testing.T) {
 			s.confirm(o.ID)
 			part = o
 		}
-		s.place(bob, map[string]any{"lines": lines{line("jar", 1)}}) // under way
+		s.place(bob, map[string]any{"lines": lines{line("jar", 1), line("cup", 1)}}) // under way
 		no := s.place(bob, map[string]any{"lines": lines{line("jar", 1)}})
 		s.Deliver(t, refused(no.ID))
 		var r returnReply
@@ -414,7 +468,7 @@ func TestReports(t *testing.T) {
 		var sum reportBody
 		s.Do("GET", "/api/orders/reports/summary", moduletest.Staff, nil).Into(t, &sum)
 		want := reportBody{
-			Orders: 3, Lines: 6, LargestOrderLines: 2, Units: 36, Total: gbp(4368), ReturnedUnits: 4, Refunded: gbp(416), Unsettled: 2,
+			Orders: 3, Lines: 6, LargestOrderLines: 2, ProductsSold: 2, Units: 36, Total: gbp(4368), ReturnedUnits: 4, Refunded: gbp(416), Unsettled: 2,
 			ByStatus: map[string]int64{"confirmed": 3, "placed": 1, "rejected": 1}, OrdersByReturn: map[string]int64{"kept": 2, "partly_returned": 1, "returned": 0},
 		}
 		if diff := cmp.Diff(sum, want); diff != "" {
@@ -441,7 +495,7 @@ func TestReports(t *testing.T) {
 		s.confirm(euro.ID)
 		s.Do("GET", "/api/orders/reports/summary", moduletest.Staff, nil).Want(t, 422)
 		s.Do("GET", "/api/orders/reports/summary?currency=EUR", moduletest.Staff, nil).Into(t, &sum)
-		if sum.Orders != 1 || sum.Total != money.Of(5, "EUR") {
+		if sum.Orders != 1 || sum.ProductsSold != 1 || sum.Total != money.Of(5, "EUR") {
 			t.Errorf("in euros %+v", sum)
 		}
 	})
@@ -462,6 +516,7 @@ func TestCancelMeetsCapture(t *testing.T) {
 			if status := <-done; status != 200 {
 				t.Fatalf("cancel: status %d", status)
 			}
+			s.Deliver(t, stopped(o.ID)) // counts if the money came first
 			s.want(o.ID, "cancelling")
 			s.Deliver(t, settled(o.ID), released(o.ID))
 			s.want(o.ID, "cancelled")

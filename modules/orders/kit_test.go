@@ -17,6 +17,7 @@ import (
 	"github.com/banyan-go/banyan/modules/catalog/catalogapi"
 	"github.com/banyan-go/banyan/modules/inventory/inventoryapi"
 	"github.com/banyan-go/banyan/modules/payments/paymentsapi"
+	"github.com/banyan-go/banyan/modules/shipping/shippingapi"
 )
 
 var (
@@ -88,6 +89,7 @@ type orderReply struct {
 type returnReply struct {
 	ID                           string
 	Refunded, Restocked, Settled bool
+	Refused                      bool `json:"refund_refused"`
 	Refund                       money.Money
 	Note                         string
 }
@@ -174,6 +176,9 @@ func declined(id string) message.Event { return paymentsapi.PaymentDeclined{Orde
 func settled(id string) message.Event {
 	return paymentsapi.PaymentSettled{OrderID: id, Refunded: gbp(0)}
 }
+
+func stopped(id string) message.Event { return shippingapi.ShipmentCancelled{OrderID: id} }
+func left(id string) message.Event    { return shippingapi.CancellationRefused{OrderID: id} }
 
 // rows is a table of the store as text, one line a row.
 func (s *shop) rows(table string) []string {

@@ -64,6 +64,10 @@ func (o *orders) onPaymentRefunded(ctx context.Context, w *unit.Work, e payments
 	return o.record(ctx, w, e.OrderID, func(x *order.Order) []order.Event { return x.RefundReturn(e.RefundID) })
 }
 
+func (o *orders) onRefundRefused(ctx context.Context, w *unit.Work, e paymentsapi.RefundRefused) error {
+	return o.record(ctx, w, e.OrderID, func(x *order.Order) []order.Event { return x.RefuseRefund(e.RefundID, e.Reason) })
+}
+
 func (o *orders) onStockReturned(ctx context.Context, w *unit.Work, e inventoryapi.StockReturned) error {
 	return o.record(ctx, w, e.OrderID, func(x *order.Order) []order.Event { return x.RestockReturn(e.ReturnID) })
 }
@@ -72,6 +76,15 @@ func (o *orders) onShipmentDispatched(ctx context.Context, w *unit.Work, e shipp
 	return o.record(ctx, w, e.OrderID, func(x *order.Order) []order.Event {
 		return x.Dispatch(order.Dispatched{ShipmentID: e.ShipmentID, Carrier: e.Carrier, Tracking: e.Tracking})
 	})
+}
+
+func (o *orders) onShipmentCancelled(ctx context.Context, w *unit.Work, e shippingapi.ShipmentCancelled) error {
+	return o.answer(ctx, w, e.OrderID, input{what: checkout.GoodsStopped})
+}
+
+// onCancellationRefused comes after the news that the goods left: both have one key and one handler.
+func (o *orders) onCancellationRefused(ctx context.Context, w *unit.Work, e shippingapi.CancellationRefused) error {
+	return o.answer(ctx, w, e.OrderID, input{what: checkout.GoodsLeft})
 }
 
 func (o *orders) onShipmentDelivered(ctx context.Context, w *unit.Work, e shippingapi.ShipmentDelivered) error {

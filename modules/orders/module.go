@@ -37,14 +37,14 @@ func Descriptor() module.Descriptor {
 		Subscriptions: []module.Subscription{
 			{Handler: "stock", Events: []string{"inventory.stock_reserved.v1", "inventory.reservation_refused.v1", "inventory.reservation_expired.v1", "inventory.reservation_released.v1", "inventory.stock_returned.v1"}},
 			{Handler: "payment", Events: []string{"payments.*"}},
-			{Handler: "shipment", Events: []string{"shipping.shipment_dispatched.v1", "shipping.shipment_delivered.v1"}},
+			{Handler: "shipment", Events: []string{"shipping.shipment_dispatched.v1", "shipping.shipment_delivered.v1", "shipping.shipment_cancelled.v1", "shipping.cancellation_refused.v1"}},
 			{Handler: "price", Events: []string{"catalog.*"}, Group: 50},
 			{Handler: "customer", Events: []string{"users.user_registered.v1", "users.user_erased.v1"}},
 		},
 		Timers: []string{checkoutTimer},
 		Asks:   []string{"carts.get_cart.v1", "catalog.get_products.v1"},
 		Sends: []string{"inventory.reserve.v1", "inventory.commit.v1", "inventory.release.v1", "inventory.restock.v1",
-			"payments.charge.v1", "payments.refund.v1", "payments.void.v1"},
+			"payments.charge.v1", "payments.refund.v1", "payments.void.v1", "shipping.cancel_shipment.v1"},
 	}
 }
 
@@ -85,8 +85,11 @@ func New(d module.Deps, cfg Config) (*module.Module, *Projections) {
 	module.OnEvent(m, "payment", o.onPaymentDeclined)
 	module.OnEvent(m, "payment", o.onPaymentSettled)
 	module.OnEvent(m, "payment", o.onPaymentRefunded)
+	module.OnEvent(m, "payment", o.onRefundRefused)
 	module.OnEvent(m, "shipment", o.onShipmentDispatched)
 	module.OnEvent(m, "shipment", o.onShipmentDelivered)
+	module.OnEvent(m, "shipment", o.onShipmentCancelled)
+	module.OnEvent(m, "shipment", o.onCancellationRefused)
 	module.OnEvent(m, "price", o.onProductAdded)
 	module.OnEvent(m, "price", o.onProductChanged)
 	module.OnEvent(m, "price", o.onPriceChanged)

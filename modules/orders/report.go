@@ -18,16 +18,17 @@ type summaryInput struct {
 
 // reportBody are figures over all orders. All but by_status and unsettled are over confirmed orders.
 type reportBody struct {
-	Orders            int64            `json:"orders"`
-	Lines             int64            `json:"lines"`
-	LargestOrderLines int64            `json:"largest_order_lines"`
-	Units             int64            `json:"units"`
-	Total             money.Money      `json:"total"`
+	Orders            int64            `json:"orders" doc:"Confirmed orders. Those that were rejected or cancelled, or are under way, count in by_status and unsettled alone"`
+	Lines             int64            `json:"lines" doc:"Of confirmed orders"`
+	LargestOrderLines int64            `json:"largest_order_lines" doc:"Lines of the confirmed order that has the most"`
+	ProductsSold      int64            `json:"products_sold" doc:"Different SKUs on the lines of confirmed orders, whether or not their units came back"`
+	Units             int64            `json:"units" doc:"Of confirmed orders, with those that came back"`
+	Total             money.Money      `json:"total" doc:"Of confirmed orders, with what was refunded"`
 	ReturnedUnits     int64            `json:"returned_units"`
 	Refunded          money.Money      `json:"refunded" doc:"Asked back by returns"`
 	Unsettled         int64            `json:"unsettled" doc:"Orders whose checkout, cancellation or return is still under way"`
-	ByStatus          map[string]int64 `json:"by_status"`
-	OrdersByReturn    map[string]int64 `json:"orders_by_return"`
+	ByStatus          map[string]int64 `json:"by_status" doc:"Number of all orders by status"`
+	OrdersByReturn    map[string]int64 `json:"orders_by_return" doc:"Number of confirmed orders by return_state"`
 }
 
 // summary adds up all orders.
@@ -73,14 +74,19 @@ func (o *orders) summary(ctx context.Context, in *summaryInput) (*rest.Answer[re
 			b.Unsettled += r.Orders
 		}
 	}
+	err = o.store.Read(ctx).Raw(`SELECT count(*) FROM (SELECT l.sku FROM order_line_view l JOIN order_view v ON v.order_id = l.order_id
+		WHERE v.status = ? AND (? = '' OR v.currency = ?) GROUP BY l.sku) AS sold`, order.StatusConfirmed, in.Currency, in.Currency).Scan(&b.ProductsSold).Error
+	if err != nil {
+		return nil, fmt.Errorf("summary of orders: %w", err)
+	}
 	return rest.Reply(b), nil
 }
 
 // customerBody are the figures of one customer in one currency.
 type customerBody struct {
 	CustomerID string      `json:"customer_id"`
-	Orders     int64       `json:"orders"`
-	Paid       money.Money `json:"paid"`
+	Orders     int64       `json:"orders" doc:"Confirmed ones"`
+	Paid       money.Money `json:"paid" doc:"For them, with what was refunded"`
 	Refunded   money.Money `json:"refunded" doc:"Asked back by returns"`
 }
 

@@ -57,18 +57,19 @@ type lineRow struct {
 
 // returnRow is a return in the read model.
 type returnRow struct {
-	ReturnID  string
-	OrderID   string
-	Position  int64
-	MadeBy    string
-	Lines     string
-	Currency  string
-	Refund    int64
-	Refunded  bool
-	Restocked bool
-	Note      string
-	At        time.Time
-	Version   int64 // of the order, when the return was read
+	ReturnID      string
+	OrderID       string
+	Position      int64
+	MadeBy        string
+	Lines         string
+	Currency      string
+	Refund        int64
+	Refunded      bool
+	RefundRefused bool
+	Restocked     bool
+	Note          string
+	At            time.Time
+	Version       int64 // of the order, when the return was read
 }
 
 // viewOf is what the read model says of an order: a function of its events alone, so that a rebuild ends with the
@@ -113,7 +114,9 @@ func project(w *unit.Work, s *stream, was int64, events []order.Event) error {
 		case order.Returned:
 			err = projectReturn(w.DB, s, e)
 		case order.ReturnRefunded:
-			err = w.DB.Exec("UPDATE return_view SET refunded = ? WHERE return_id = ?", true, e.ReturnID).Error
+			err = w.DB.Exec("UPDATE return_view SET refunded = ?, refund_refused = ? WHERE return_id = ?", true, false, e.ReturnID).Error
+		case order.ReturnRefundRefused:
+			err = w.DB.Exec("UPDATE return_view SET refund_refused = ? WHERE return_id = ?", true, e.ReturnID).Error
 		case order.ReturnRestocked:
 			err = w.DB.Exec("UPDATE return_view SET restocked = ? WHERE return_id = ?", true, e.ReturnID).Error
 		}
@@ -149,8 +152,8 @@ func projectReturn(db *gorm.DB, s *stream, e order.Returned) error {
 const (
 	lineColumns   = "order_id, position, sku, name, quantity, price, returned"
 	lineWidth     = 7
-	returnColumns = "return_id, order_id, position, made_by, lines, currency, refund, refunded, restocked, note, at"
-	returnWidth   = 11
+	returnColumns = "return_id, order_id, position, made_by, lines, currency, refund, refunded, refund_refused, restocked, note, at"
+	returnWidth   = 12
 	viewWidth     = 24
 )
 
@@ -163,7 +166,7 @@ func returnArgs(id string, i int, r order.Return, note string) ([]any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode return %s: %w", r.ID, err)
 	}
-	return []any{r.ID, id, i + 1, string(r.By), string(lines), r.Refund.Currency, r.Refund.Amount, r.Refunded, r.Restocked, note, r.At}, nil
+	return []any{r.ID, id, i + 1, string(r.By), string(lines), r.Refund.Currency, r.Refund.Amount, r.Refunded, r.RefundRefused, r.Restocked, note, r.At}, nil
 }
 
 // insertView writes all rows of an order.
@@ -229,7 +232,7 @@ func readView(db *gorm.DB, id string) (*viewRow, []lineRow, []returnRow, error) 
 		}
 		var returns []returnRow
 		if v.ReturnedUnits > 0 {
-			err := db.Raw(`SELECT r.return_id, r.order_id, r.position, r.made_by, r.lines, r.currency, r.refund, r.refunded, r.restocked, r.note, r.at, v.version
+			err := db.Raw(`SELECT r.return_id, r.order_id, r.position, r.made_by, r.lines, r.currency, r.refund, r.refunded, r.refund_refused, r.restocked, r.note, r.at, v.version
 				FROM return_view r JOIN order_view v ON v.order_id = r.order_id WHERE r.order_id = ? ORDER BY r.position`, id).Scan(&returns).Error
 			if err != nil {
 				return nil, nil, nil, fmt.Errorf("read returns of order %s: %w", id, err)

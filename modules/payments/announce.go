@@ -24,6 +24,10 @@ func announcement(p payment.Payment, e payment.Event, at time.Time) message.Even
 		return paymentsapi.PaymentRefunded{OrderID: p.OrderID, PaymentID: p.ID, CustomerID: p.CustomerID, RefundID: e.Refund.ID, Amount: of(e.Refund.Amount), At: at}
 	case payment.RefundCovered:
 		return paymentsapi.PaymentRefunded{OrderID: p.OrderID, PaymentID: p.ID, CustomerID: p.CustomerID, RefundID: e.Refund.ID, Amount: of(0), At: at}
+	case payment.RefundRefused:
+		return paymentsapi.RefundRefused{
+			OrderID: p.OrderID, PaymentID: p.ID, CustomerID: p.CustomerID, RefundID: e.Refund.ID, Amount: of(e.Refund.Amount), Reason: e.Refund.Refusal, At: at,
+		}
 	case payment.ChargeBarred:
 		return paymentsapi.PaymentSettled{OrderID: p.OrderID, Refunded: of(0), At: at}
 	case payment.Settled:

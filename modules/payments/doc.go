@@ -4,7 +4,7 @@
 // of their states are in internal/payment.
 //
 //	owns        payments (one per order), refunds, ledger entries
-//	announces   PaymentCaptured, PaymentDeclined, PaymentRefunded, PaymentSettled
+//	announces   PaymentCaptured, PaymentDeclined, PaymentRefunded, RefundRefused, PaymentSettled
 //	listens to  users.user_erased
 //
 // # Invariants
@@ -25,8 +25,9 @@
 //
 // PaymentSettled.Refunded is all that went back to the card of the voided order, earlier refunds included. The refund
 // that a void makes is told by PaymentSettled alone. PaymentRefunded of zero answers a refund that a void covers. A
-// command that is repeated is answered once. A refund that the provider refuses stays visible (reports, state refused)
-// and its amount stays with the payment until staff refund it anew; a voided payment settles only then.
+// command that is repeated is answered once. A refund that the provider refuses is told by RefundRefused, whoever asked for it, that
+// of a void too. It stays visible (reports, state refused) and its amount stays with the payment until staff refund it anew; a
+// voided payment settles only then.
 //
 // # Personal data
 //

@@ -163,6 +163,9 @@ func (s *shop) told(order string) []string {
 		case "payments.payment_refunded.v1":
 			e := moduletest.Decode[paymentsapi.PaymentRefunded](s.t, m)
 			list = append(list, fmt.Sprintf("refunded %s %d", e.RefundID, e.Amount.Amount))
+		case "payments.refund_refused.v1":
+			e := moduletest.Decode[paymentsapi.RefundRefused](s.t, m)
+			list = append(list, fmt.Sprintf("refused %s %d %s", e.RefundID, e.Amount.Amount, e.Reason))
 		case "payments.payment_settled.v1":
 			list = append(list, fmt.Sprintf("settled %d", moduletest.Decode[paymentsapi.PaymentSettled](s.t, m).Refunded.Amount))
 		}

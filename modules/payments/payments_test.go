@@ -63,7 +63,8 @@ func TestScenarios(t *testing.T) {
 		{"refund whose reply is lost", []step{charge("o", "tok_refund_lost"), nil, refund("o", "r1", 300)}, []string{"captured 1000", "refunded r1 300"}, "captured", 1, 1},
 		{"refund after a void", []step{charge("o", "tok_visa"), nil, void("o"), nil, refund("o", "r1", 300), refund("o", "r1", 300)},
 			[]string{"captured 1000", "settled 1000", "refunded r1 0"}, "settled", 1, 1},
-		{"refused refund", []step{charge("o", "tok_refund_refused"), nil, refund("o", "r1", 300)}, []string{"captured 1000"}, "captured", 1, 0},
+		{"refused refund", []step{charge("o", "tok_refund_refused"), nil, refund("o", "r1", 300), refund("o", "r1", 300)},
+			[]string{"captured 1000", "refused r1 300 account_closed"}, "captured", 1, 0},
 	}
 	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
 		s := openShop(t, open)
@@ -309,7 +310,12 @@ func TestRefusedRefundOfVoid(t *testing.T) {
 		if got := s.payment("o"); got.State != "voiding" || len(got.Refunds) != 2 {
 			t.Errorf("after the second refusal: %+v", got)
 		}
-		if diff := cmp.Diff(s.told("o"), []string{"captured 1000"}); diff != "" {
+		again := s.payment("o").Refunds[1].ID
+		if again == "void" {
+			again = s.payment("o").Refunds[0].ID
+		}
+		told := []string{"captured 1000", "refused void 1000 account_closed", "refused " + again + " 1000 account_closed"}
+		if diff := cmp.Diff(s.told("o"), told); diff != "" {
 			t.Errorf("announced (-got +want):\n%s", diff)
 		}
 	})

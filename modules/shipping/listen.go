@@ -13,7 +13,7 @@ func (s *service) orderConfirmed(ctx context.Context, w *unit.Work, e ordersapi.
 }
 
 func (s *service) orderCancelled(ctx context.Context, w *unit.Work, e ordersapi.OrderCancelled) error {
-	return s.cancel(ctx, w, e)
+	return s.callBack(ctx, w, e)
 }
 
 func (s *service) customerErased(ctx context.Context, w *unit.Work, e usersapi.UserErased) error {

@@ -35,7 +35,7 @@ func (c Config) Validate() error {
 func Descriptor() module.Descriptor {
 	return module.Descriptor{
 		Name:     "shipping",
-		Summary:  "choreographed from events: shipment, tracking, delivered",
+		Summary:  "choreographed from events: shipment, tracking, delivered; stops what has not left",
 		Contract: shippingapi.Contract(),
 		Routes: []module.Route{
 			{ID: "list-shipments", Method: "GET", Path: "/api/shipments", Class: module.Read, Auth: identity.Customer, Summary: "List own shipments, newest first; staff see all"},
@@ -61,6 +61,7 @@ func New(d module.Deps, cfg Config) *module.Module {
 	rest.Handle(m, "track-shipment", s.track)
 	rest.Handle(m, "dispatch-shipment", s.postDispatch)
 	rest.Handle(m, "deliver-shipment", s.postDeliver)
+	module.OnCommand(m, s.cancel)
 	module.OnEvent(m, "orders", s.orderConfirmed)
 	module.OnEvent(m, "orders", s.orderCancelled)
 	module.OnEvent(m, "customers", s.customerErased)

@@ -2,6 +2,7 @@ package shipping
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +128,85 @@ func TestCancellations(t *testing.T) {
 		want := []string{"shipping.shipment_created.v1", "shipping.shipment_cancelled.v1", "shipping.shipment_created.v1", "shipping.shipment_dispatched.v1"}
 		if diff := cmp.Diff(names(h.Announced("")), want); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// TestCancelShipment: what is asked to be stopped is stopped for good, or has left.
+func TestCancelShipment(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		h := open(t, func(d module.Deps) *module.Module {
+			return New(d, Config{AutoDispatch: time.Hour, Carrier: "Banyan Post"})
+		})
+		stop := func(order string) shippingapi.CancelShipment {
+			return shippingapi.CancelShipment{OrderID: order, CustomerID: "c1"}
+		}
+		dispatch := func(order string, want int) {
+			t.Helper()
+			h.Do("POST", "/api/shipments/"+shipmentOf(t, h, order).ID+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}).Want(t, want)
+		}
+		h.Deliver(t, confirmed("in-time", "c1"), stop("in-time"))
+		dispatch("in-time", 409)
+		h.Deliver(t, confirmed("too-late", "c1"))
+		dispatch("too-late", 200)
+		h.Deliver(t, stop("too-late"))
+		h.Deliver(t, stop("too-early"), confirmed("too-early", "c1"))
+		h.Deliver(t, stop("in-time"), stop("too-early")) // asked again: answered again
+		h.Advance(2 * time.Hour)                         // nothing is dispatched by the clock either
+		h.Deliver(t, ordersapi.OrderCancelled{OrderID: "in-time", CustomerID: "c1"}, ordersapi.OrderCancelled{OrderID: "too-early", CustomerID: "c1"})
+
+		got := map[string][]string{}
+		for _, m := range h.Announced("") {
+			got[m.Key] = append(got[m.Key], strings.TrimSuffix(strings.TrimPrefix(m.Name, "shipping."), ".v1"))
+		}
+		want := map[string][]string{
+			"in-time":   {"shipment_created", "shipment_cancelled", "shipment_cancelled"},
+			"too-late":  {"shipment_created", "shipment_dispatched", "cancellation_refused"},
+			"too-early": {"shipment_cancelled", "shipment_cancelled"},
+		}
+		if diff := cmp.Diff(got, want); diff != "" {
+			t.Errorf("announced (-got +want):\n%s", diff)
+		}
+		if s := shipmentOf(t, h, "too-late"); s.State != "dispatched" {
+			t.Errorf("got %+v", s)
+		}
+		if e := moduletest.Decode[shippingapi.CancellationRefused](t, h.Announced("shipping.cancellation_refused.v1")[0]); e.OrderID != "too-late" || e.CustomerID != "c1" || e.ShipmentID == "" {
+			t.Errorf("got %+v", e)
+		}
+	})
+}
+
+// TestDispatchMeetsCancel lets staff dispatch what is being stopped: one of them comes first, and the other knows it.
+func TestDispatchMeetsCancel(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		h := open(t, build)
+		for i := range 20 {
+			order := fmt.Sprintf("o%d", i)
+			h.Deliver(t, confirmed(order, "c1"))
+			s := shipmentOf(t, h, order)
+			stop := h.Envelope(t, shippingapi.CancelShipment{OrderID: order, CustomerID: "c1"})
+			done := make(chan int)
+			go func() {
+				done <- h.Do("POST", "/api/shipments/"+s.ID+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}).Status
+			}()
+			h.DeliverMessage(t, stop)
+			dispatched := <-done == 200
+			h.Settle()
+			var said []string
+			for _, m := range h.Announced("") {
+				if m.Key == order {
+					said = append(said, m.Name)
+				}
+			}
+			want := []string{"shipping.shipment_created.v1", "shipping.shipment_cancelled.v1"}
+			if dispatched {
+				want = []string{"shipping.shipment_created.v1", "shipping.shipment_dispatched.v1", "shipping.cancellation_refused.v1"}
+			}
+			if diff := cmp.Diff(said, want); diff != "" {
+				t.Fatalf("%s, dispatched %v (-got +want):\n%s", order, dispatched, diff)
+			}
 		}
 	})
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/banyan-go/banyan/modules/users/internal/password"
 )
 
-// AdminEmail is the address of the first admin.
+// AdminEmail is what the first admin signs in with. It is no mailbox, and nothing is sent there.
 const AdminEmail = "admin@banyan.local"
 
 // Bootstrap makes the first admin if there is no admin yet. Without a password one is made up and returned, to be

@@ -518,3 +518,25 @@ func TestBootstrap(t *testing.T) {
 		}
 	})
 }
+
+// TestFirstAdminHasNoMailbox: others hear of an address of the first admin only once there is one that mail reaches.
+func TestFirstAdminHasNoMailbox(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, opener moduletest.Opener) {
+		s := open(t, opener)
+		admin := s.bootstrap()
+		if e := moduletest.Decode[usersapi.UserRegistered](t, s.Announced("users.user_registered.v1")[0]); e.Email != "" || e.UserID != admin.Subject || e.Role != "admin" {
+			t.Errorf("announced %+v", e)
+		}
+		for _, change := range []map[string]any{{"name": "Ann"}, {"email": "ADMIN@banyan.local"}, {"email": "ann@example.com"}} {
+			s.Do("PATCH", "/api/users/"+admin.Subject, admin, change).Want(t, 200)
+		}
+		var got []string
+		for _, m := range s.Announced("users.profile_changed.v1") {
+			got = append(got, moduletest.Decode[usersapi.ProfileChanged](t, m).Email)
+		}
+		if diff := cmp.Diff(got, []string{"", "", "ann@example.com"}); diff != "" {
+			t.Errorf("addresses announced (-got +want):\n%s", diff)
+		}
+	})
+}

@@ -161,21 +161,20 @@ func TestRunAgain(t *testing.T) {
 		s := openShop(t, 5, 0.1)
 		for n := range 6 {
 			ctx, cancel := context.WithCancel(t.Context())
-			go func() {
-				for ctx.Err() == nil {
-					s.mu.Lock()
-					enough := len(s.users) > 5+n*3 && len(s.orders) >= n*15
-					s.mu.Unlock()
-					if enough {
-						cancel()
-					}
-					time.Sleep(time.Millisecond)
+			s.mu.Lock()
+			s.asked = func() {
+				if len(s.users) > 5+n*3 && len(s.orders) >= n*15 {
+					cancel()
 				}
-			}()
+			}
+			s.mu.Unlock()
 			if _, err := Run(ctx, options(s, files)); !errors.Is(err, context.Canceled) {
 				t.Fatalf("got %v, want that it was cancelled", err)
 			}
 		}
+		s.mu.Lock()
+		s.asked = nil
+		s.mu.Unlock()
 		got, err := Run(t.Context(), options(s, files))
 		check(t, s, plan, got, err)
 		got, err = Run(t.Context(), options(s, files))
@@ -282,14 +281,19 @@ func TestDiffers(t *testing.T) {
 	t.Parallel()
 	files, plan := writeFiles(t, 40)
 	s := openShop(t, 11, 0)
-	s.extraPaid = 1
+	s.extraPaid, s.extraSold = 1, 1
 	s.stock["P1"] = 5
 	got, err := Run(t.Context(), options(s, files))
-	if !errors.Is(err, ErrDiffers) || !strings.Contains(err.Error(), "paid_pence is ") || !strings.Contains(err.Error(), "stock_sha256") {
-		t.Errorf("got %v, want that paid_pence and stock_sha256 differ", err)
+	if !errors.Is(err, ErrDiffers) {
+		t.Fatalf("got %v, want that the figures differ", err)
 	}
-	if want := plan.Expected().PaidPence; got.PaidPence <= want {
-		t.Errorf("got %d pence paid, want more than %d", got.PaidPence, want)
+	for _, figure := range []string{"paid_pence is ", "products_sold is ", "stock_sha256"} {
+		if !strings.Contains(err.Error(), figure) {
+			t.Errorf("got %v, want that %s differs", err, figure)
+		}
+	}
+	if want := plan.Expected(); got.PaidPence <= want.PaidPence || got.ProductsSold != want.ProductsSold+1 {
+		t.Errorf("got %d pence paid and %d products sold, want more than %d and %d", got.PaidPence, got.ProductsSold, want.PaidPence, want.ProductsSold)
 	}
 }
 

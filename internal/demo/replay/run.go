@@ -57,6 +57,12 @@ func (t Timing) OrdersPerSecond() float64 {
 	return 0
 }
 
+// Validate names the wrong option and the way out.
+func (o Options) Validate() error {
+	_, err := o.validate()
+	return err
+}
+
 func (o Options) validate() (*url.URL, error) {
 	u, err := url.Parse(o.Target)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
@@ -66,9 +72,9 @@ func (o Options) validate() (*url.URL, error) {
 	switch {
 	case o.Password == "":
 		return nil, errors.New("the admin's password is missing; set BANYAN_ADMIN_PASSWORD")
-	case o.Clients < 1 || o.Clients > maxClients:
+	case o.Clients < 0 || o.Clients > maxClients:
 		return nil, fmt.Errorf("clients: %d is not between 1 and %d", o.Clients, maxClients)
-	case o.Patience < time.Second:
+	case o.Patience != 0 && o.Patience < time.Second:
 		return nil, fmt.Errorf("patience: %s is not at least 1s", o.Patience)
 	}
 	return u, nil

@@ -13,6 +13,7 @@ type ordersSummary struct {
 	Orders            int64            `json:"orders"`
 	Lines             int64            `json:"lines"`
 	LargestOrderLines int64            `json:"largest_order_lines"`
+	ProductsSold      int64            `json:"products_sold"`
 	Units             int64            `json:"units"`
 	ReturnedUnits     int64            `json:"returned_units"`
 	Unsettled         int64            `json:"unsettled"`
@@ -129,7 +130,7 @@ func (r *replay) readBack(ctx context.Context) (Report, error) {
 		return Report{}, err
 	}
 	report.Orders, report.Lines, report.LargestOrderLines = o.Orders, o.Lines, o.LargestOrderLines
-	report.UnitsSold, report.RefundedUnits = o.Units, o.ReturnedUnits
+	report.ProductsSold, report.UnitsSold, report.RefundedUnits = o.ProductsSold, o.Units, o.ReturnedUnits
 	report.OrdersByReturn = map[string]int64{}
 	for state, n := range o.OrdersByReturn {
 		if n > 0 {
@@ -220,7 +221,6 @@ func (r *replay) readStock(ctx context.Context, report *Report) error {
 	if err != nil {
 		return err
 	}
-	report.ProductsSold = int64(len(shelves))
 	report.StockSHA256 = retail.StockDigest(shelves)
 	return nil
 }

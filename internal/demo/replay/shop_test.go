@@ -47,7 +47,9 @@ type shop struct {
 	reject    string // reference of an order that is rejected
 	stuck     bool   // returns never settle
 	extraPaid int64  // money from elsewhere
+	extraSold int64  // products from elsewhere
 	down      bool
+	asked     func() // with each request, under the lock; may be nil
 }
 
 type stored struct {
@@ -113,6 +115,9 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	s.requests++
+	if s.asked != nil {
+		s.asked()
+	}
 	fault := ""
 	if s.down {
 		fault = "503"
@@ -462,6 +467,7 @@ func page[T any](items []T, cursor string) answer {
 
 func (s *shop) summary() answer {
 	var sum ordersSummary
+	skus := map[string]bool{}
 	sum.ByStatus, sum.OrdersByReturn = map[string]int64{}, map[string]int64{"kept": 0, "partly_returned": 0, "returned": 0}
 	for _, o := range s.orders {
 		sum.ByStatus[o.Status]++
@@ -478,6 +484,10 @@ func (s *shop) summary() answer {
 		sum.Orders++
 		sum.Lines += int64(len(o.Lines))
 		sum.LargestOrderLines = max(sum.LargestOrderLines, int64(len(o.Lines)))
+		for _, l := range o.Lines {
+			skus[l.SKU] = true
+		}
+		sum.ProductsSold = int64(len(skus)) + s.extraSold
 		sum.Units += units
 		sum.ReturnedUnits += returned
 		switch returned {

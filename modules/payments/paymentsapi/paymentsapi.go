@@ -12,7 +12,7 @@ import (
 func Contract() message.Contract {
 	return message.Contract{
 		Module:   "payments",
-		Events:   []message.Event{PaymentCaptured{}, PaymentDeclined{}, PaymentRefunded{}, PaymentSettled{}},
+		Events:   []message.Event{PaymentCaptured{}, PaymentDeclined{}, PaymentRefunded{}, RefundRefused{}, PaymentSettled{}},
 		Commands: []message.Command{Charge{}, Refund{}, Void{}},
 	}
 }
@@ -26,7 +26,7 @@ type Charge struct {
 	Card       string      `json:"card" personal:"true"` // token of the card, never a number
 }
 
-// Refund gives part of a captured payment back. Answered by PaymentRefunded. RefundID makes it happen once.
+// Refund gives part of a captured payment back. Answered by PaymentRefunded or RefundRefused. RefundID makes it happen once.
 type Refund struct {
 	OrderID  string      `json:"order_id"`
 	RefundID string      `json:"refund_id"`
@@ -69,6 +69,18 @@ type PaymentRefunded struct {
 	At         time.Time   `json:"at"`
 }
 
+// RefundRefused: the provider does not give the money back, now or later. It stays with the payment until staff pay it back
+// in another way; a voided order settles only then.
+type RefundRefused struct {
+	OrderID    string      `json:"order_id"`
+	PaymentID  string      `json:"payment_id"`
+	CustomerID string      `json:"customer_id"`
+	RefundID   string      `json:"refund_id"`
+	Amount     money.Money `json:"amount"`
+	Reason     string      `json:"reason"` // the provider's
+	At         time.Time   `json:"at"`
+}
+
 // PaymentSettled: a voided order holds no money of the customer any more.
 type PaymentSettled struct {
 	OrderID  string      `json:"order_id"`
@@ -82,6 +94,7 @@ func (Void) MessageName() string            { return "payments.void.v1" }
 func (PaymentCaptured) MessageName() string { return "payments.payment_captured.v1" }
 func (PaymentDeclined) MessageName() string { return "payments.payment_declined.v1" }
 func (PaymentRefunded) MessageName() string { return "payments.payment_refunded.v1" }
+func (RefundRefused) MessageName() string   { return "payments.refund_refused.v1" }
 func (PaymentSettled) MessageName() string  { return "payments.payment_settled.v1" }
 
 func (c Charge) MessageKey() string          { return c.OrderID }
@@ -90,6 +103,7 @@ func (c Void) MessageKey() string            { return c.OrderID }
 func (e PaymentCaptured) MessageKey() string { return e.OrderID }
 func (e PaymentDeclined) MessageKey() string { return e.OrderID }
 func (e PaymentRefunded) MessageKey() string { return e.OrderID }
+func (e RefundRefused) MessageKey() string   { return e.OrderID }
 func (e PaymentSettled) MessageKey() string  { return e.OrderID }
 
 func (c Charge) PersonalSubject() string { return c.CustomerID }

@@ -20,7 +20,7 @@ func Contract() message.Contract {
 type UserRegistered struct {
 	UserID    string    `json:"user_id"`
 	Name      string    `json:"name" personal:"true"`
-	Email     string    `json:"email,omitempty" personal:"true"` // may be empty for customers created by staff
+	Email     string    `json:"email,omitempty" personal:"true"` // where mail goes; empty for customers whom staff created without one, and for the first admin
 	Role      string    `json:"role"`
 	Reference string    `json:"reference,omitempty" personal:"true"` // the customer's number in another system
 	At        time.Time `json:"at"`
@@ -39,7 +39,7 @@ type UserInvited struct {
 type ProfileChanged struct {
 	UserID string    `json:"user_id"`
 	Name   string    `json:"name" personal:"true"`
-	Email  string    `json:"email,omitempty" personal:"true"`
+	Email  string    `json:"email,omitempty" personal:"true"` // as in UserRegistered
 	At     time.Time `json:"at"`
 }
 

@@ -18,20 +18,21 @@ type Kind string
 
 // The kinds.
 const (
-	Welcome    Kind = "welcome"
-	Invitation Kind = "invitation"
-	Receipt    Kind = "receipt"
-	Rejected   Kind = "rejected"
-	Cancelled  Kind = "cancelled"
-	Refund     Kind = "refund"
-	Tracking   Kind = "tracking"
-	Delivered  Kind = "delivered"
-	Alert      Kind = "alert" // for staff, in the app alone
+	Welcome       Kind = "welcome"
+	Invitation    Kind = "invitation"
+	Receipt       Kind = "receipt"
+	Rejected      Kind = "rejected"
+	Cancelled     Kind = "cancelled"
+	Refund        Kind = "refund"
+	Tracking      Kind = "tracking"
+	Delivered     Kind = "delivered"
+	Alert         Kind = "alert"          // stock is low; for staff, in the app alone
+	RefundRefused Kind = "refund_refused" // for staff, in the app alone
 )
 
 // Kinds are all of them.
 func Kinds() []Kind {
-	return []Kind{Welcome, Invitation, Receipt, Rejected, Cancelled, Refund, Tracking, Delivered, Alert}
+	return []Kind{Welcome, Invitation, Receipt, Rejected, Cancelled, Refund, Tracking, Delivered, Alert, RefundRefused}
 }
 
 // Languages that there are texts in; the first is for everybody else.

@@ -61,6 +61,7 @@ func TestEveryText(t *testing.T) {
 	tells := map[Kind][]string{
 		Welcome: {"Ada"}, Invitation: {"https://shop.example/join?token=t0k", "t0k", "2026"}, Receipt: {"0190-1", "PINK £1 JAR", "3 x", "GBP"},
 		Rejected: {"0190-1"}, Cancelled: {"0190-1"}, Refund: {"0190-1", "GBP"}, Tracking: {"0190-1", "DHL", "JD014"}, Delivered: {"0190-1"}, Alert: {"85123A", "4"},
+		RefundRefused: {"0190-1", "25", "GBP", "out_of_stock"},
 	}
 	w := NewWriter()
 	seen := map[string]bool{}

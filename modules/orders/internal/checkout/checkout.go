@@ -2,18 +2,21 @@
 // or a wish arrives. An answer that it does not wait for changes nothing, so late and repeated ones are harmless.
 //
 //	reserving --reserved--> charging --captured--> confirmed --expired--> unheld
-//	    |                       |                      |                     |
-//	    | refused: rejected     | declined             | cancel              | cancel, expired
-//	    | time-out, expired,    |    |                 |                     |
-//	    | cancel                |    |  time-out,      |                     |
-//	    |                       |    |  expired,       |                     |
-//	    |                       |    |  cancel         |                     |
-//	    |                       +----|----> voiding <--+---------------------+
+//	    |                       |                   |    ^                  |
+//	    | refused: rejected     | declined          |    | goods left       | cancel, expired
+//	    | time-out, expired,    |    |       cancel |    |                  |
+//	    | cancel                |    |  time-out,   +-> stopping <----------+
+//	    |                       |    |  expired,           |
+//	    |                       |    |  cancel             | goods stopped
+//	    |                       +----|----> voiding <------+
 //	    |                            |         | settled
 //	    +----------------------------+----> releasing --released--> rejected | cancelled
 //
 // The way back undoes what was begun, last step first: the payment (voiding), then the reservation (releasing). A
 // step whose answer is out is begun: its undoing is asked for and answered whether or not there was anything to undo.
+//
+// From its confirmation on an order may leave at any moment, and only shipping knows whether it has. So it is stopping first: shipping
+// keeps the goods here, and from then on nothing turns the way back around; or they have left, and the order stays what it is.
 //
 // unheld is an order whose reservation ran out while its commit was on the way. The inventory then takes the units once
 // more if they are still there, and says "expired" a second time if they are not; only then the order is lost.
@@ -26,6 +29,7 @@ type State string
 const (
 	Reserving State = "reserving"
 	Charging  State = "charging"
+	Stopping  State = "stopping"
 	Voiding   State = "voiding"
 	Releasing State = "releasing"
 	Confirmed State = "confirmed"
@@ -56,6 +60,8 @@ const (
 	Captured      Input = "payment_captured"
 	Declined      Input = "payment_declined"
 	Settled       Input = "payment_settled"
+	GoodsStopped  Input = "goods_stopped"
+	GoodsLeft     Input = "goods_left"
 	TimeOut       Input = "time_out"
 	Cancel        Input = "cancel"
 )
@@ -67,16 +73,19 @@ type Action string
 const (
 	Charge  Action = "charge"
 	Commit  Action = "commit_stock"
+	Stop    Action = "stop_goods"
 	Void    Action = "void_payment"
 	Release Action = "release_stock"
 
-	MarkReserved       Action = "mark_reserved"
-	MarkConfirmed      Action = "mark_confirmed"
-	MarkRejecting      Action = "mark_rejecting"
-	MarkRejected       Action = "mark_rejected"
-	MarkCancelling     Action = "mark_cancelling"
-	MarkPaymentSettled Action = "mark_payment_settled"
-	MarkCancelled      Action = "mark_cancelled"
+	MarkReserved        Action = "mark_reserved"
+	MarkConfirmed       Action = "mark_confirmed"
+	MarkRejecting       Action = "mark_rejecting"
+	MarkRejected        Action = "mark_rejected"
+	MarkCancelRequested Action = "mark_cancel_requested"
+	MarkCancelRefused   Action = "mark_cancel_refused"
+	MarkCancelling      Action = "mark_cancelling"
+	MarkPaymentSettled  Action = "mark_payment_settled"
+	MarkCancelled       Action = "mark_cancelled"
 )
 
 // Checkout is one saga.
@@ -125,18 +134,25 @@ func (c Checkout) On(in Input, fixed bool, reason string) (Checkout, []Action) {
 		switch {
 		case fixed:
 		case in == Cancel:
-			return Checkout{Voiding, ToCancel, reason}, []Action{MarkCancelling, Void}
+			return Checkout{Stopping, ToCancel, reason}, []Action{MarkCancelRequested, Stop}
 		case in == StockExpired && c.State == Confirmed:
 			return Checkout{State: Unheld}, nil
 		case in == StockExpired:
-			return Checkout{Voiding, ToCancel, reasonExpired}, []Action{MarkCancelling, Void}
+			return Checkout{Stopping, ToCancel, reasonExpired}, []Action{MarkCancelRequested, Stop}
+		}
+	case Stopping:
+		switch in {
+		case GoodsStopped:
+			return Checkout{Voiding, c.Goal, c.Reason}, []Action{MarkCancelling, Void}
+		case GoodsLeft:
+			return Checkout{State: Confirmed}, []Action{MarkCancelRefused}
 		}
 	case Voiding:
 		if in != Settled {
 			break
 		}
 		if fixed && c.Goal == ToCancel {
-			// The goods left while the order was being cancelled: there is nothing to put on the shelf.
+			// The goods left although shipping had stopped them: there is nothing to put on the shelf.
 			return Checkout{Cancelled, c.Goal, c.Reason}, []Action{MarkPaymentSettled, MarkCancelled}
 		}
 		return Checkout{Releasing, c.Goal, c.Reason}, []Action{MarkPaymentSettled, Release}

@@ -30,12 +30,16 @@ func TestSteps(t *testing.T) {
 		{"cancel at once", []Input{Cancel, StockReserved, StockReleased}, Cancelled, "why", []Action{MarkCancelling, Release, MarkCancelled}},
 		{"cancel during the payment", []Input{StockReserved, Cancel, Captured, Settled, StockReleased}, Cancelled, "why",
 			[]Action{MarkReserved, Charge, MarkCancelling, Void, MarkPaymentSettled, Release, MarkCancelled}},
-		{"cancel after confirmation", []Input{StockReserved, Captured, Cancel, Settled, StockReleased}, Cancelled, "why",
-			[]Action{MarkReserved, Charge, MarkConfirmed, Commit, MarkCancelling, Void, MarkPaymentSettled, Release, MarkCancelled}},
+		{"cancel after confirmation", []Input{StockReserved, Captured, Cancel, Cancel, Settled, GoodsStopped, GoodsLeft, Settled, StockReleased}, Cancelled, "why",
+			[]Action{MarkReserved, Charge, MarkConfirmed, Commit, MarkCancelRequested, Stop, MarkCancelling, Void, MarkPaymentSettled, Release, MarkCancelled}},
+		{"cancel after the goods have left", []Input{StockReserved, Captured, Cancel, GoodsLeft, GoodsStopped}, Confirmed, "",
+			[]Action{MarkReserved, Charge, MarkConfirmed, Commit, MarkCancelRequested, Stop, MarkCancelRefused}},
 		{"time-out after confirmation", []Input{StockReserved, Captured, TimeOut}, Confirmed, "", []Action{MarkReserved, Charge, MarkConfirmed, Commit}},
 		{"commit comes late but in time", []Input{StockReserved, Captured, StockExpired}, Unheld, "", []Action{MarkReserved, Charge, MarkConfirmed, Commit}},
-		{"commit comes too late", []Input{StockReserved, Captured, StockExpired, StockExpired, Settled, StockReleased}, Cancelled, reasonExpired,
-			[]Action{MarkReserved, Charge, MarkConfirmed, Commit, MarkCancelling, Void, MarkPaymentSettled, Release, MarkCancelled}},
+		{"commit comes too late", []Input{StockReserved, Captured, StockExpired, StockExpired, GoodsStopped, Settled, StockReleased}, Cancelled, reasonExpired,
+			[]Action{MarkReserved, Charge, MarkConfirmed, Commit, MarkCancelRequested, Stop, MarkCancelling, Void, MarkPaymentSettled, Release, MarkCancelled}},
+		{"commit comes too late, and the goods have left", []Input{StockReserved, Captured, StockExpired, StockExpired, GoodsLeft}, Confirmed, "",
+			[]Action{MarkReserved, Charge, MarkConfirmed, Commit, MarkCancelRequested, Stop, MarkCancelRefused}},
 		{"cancel while being rejected", []Input{StockReserved, TimeOut, Cancel, Settled, StockReleased}, Rejected, reasonTimedOut,
 			[]Action{MarkReserved, Charge, MarkRejecting, Void, MarkPaymentSettled, Release, MarkRejected}},
 		{"time-out while being cancelled", []Input{Cancel, TimeOut, StockReleased}, Cancelled, "why", []Action{MarkCancelling, Release, MarkCancelled}},
@@ -70,23 +74,36 @@ func TestGoodsThatLeftAreNotCalledBack(t *testing.T) {
 	}
 }
 
-// world is inventory and payments as their contracts describe them, with commands and answers under way.
+// world is inventory, payments and shipping as their contracts describe them, with commands, events and answers under way.
 type world struct {
 	saga Checkout
 
-	toStock, toPayment     []Action // commands, each queue in order
-	fromStock, fromPayment []Input  // answers, each queue in order
+	toStock, toPayment                   []Action // commands, each queue in order
+	toShipping                           []Action // commands and, as MarkConfirmed, the news of it: they overtake each other
+	fromStock, fromPayment, fromShipping []Input  // answers, each queue in order
 
 	stock     string // "", held, expired, committed, released
 	payment   string // "", pending, captured, declined, settled
+	shipment  string // "", pending, dispatched, stopped
 	voided    bool
-	withdrawn bool // cancelled or being rejected: no way back to confirmed
+	left      bool // as far as orders knows
+	withdrawn bool // being cancelled or rejected: no way back to confirmed
 	log       []string
 }
 
+// dispatched is what shipping announces when the goods leave: no answer to anything.
+const dispatched Input = "dispatched"
+
 func (w *world) tell(t *rapid.T, in Input) {
 	before := w.saga
-	next, do := before.On(in, false, "why")
+	if in == dispatched {
+		if w.withdrawn {
+			t.Fatalf("dispatched after it was called off: %v", w.log)
+		}
+		w.left = true
+		return
+	}
+	next, do := before.On(in, w.left, "why")
 	w.saga = next
 	w.log = append(w.log, string(in))
 	for _, a := range do {
@@ -95,9 +112,16 @@ func (w *world) tell(t *rapid.T, in Input) {
 			w.toPayment = append(w.toPayment, a)
 		case Commit, Release:
 			w.toStock = append(w.toStock, a)
+		case Stop:
+			w.toShipping = append(w.toShipping, a)
 		case MarkConfirmed:
+			w.toShipping = append(w.toShipping, a)
 			if w.withdrawn {
 				t.Fatalf("confirmed after it was called off: %v", w.log)
+			}
+		case MarkCancelRefused:
+			if !w.left {
+				t.Fatalf("a cancellation was refused, and orders knows no reason: %v", w.log)
 			}
 		case MarkCancelling, MarkRejecting:
 			w.withdrawn = true
@@ -108,8 +132,25 @@ func (w *world) tell(t *rapid.T, in Input) {
 			}
 		}
 	}
-	if in == Cancel && next.State == Confirmed {
+	if in == Cancel && next.State == Confirmed && !w.left {
 		t.Fatalf("a cancel of a confirmed order was ignored: %v", w.log)
+	}
+}
+
+// shippingTakes is shipping handling something that was sent to it.
+func (w *world) shippingTakes(t *rapid.T) {
+	i := rapid.IntRange(0, len(w.toShipping)-1).Draw(t, "which")
+	a := w.toShipping[i]
+	w.toShipping = slices.Delete(w.toShipping, i, i+1)
+	w.log = append(w.log, "(shipping: "+string(a)+")")
+	switch {
+	case a == MarkConfirmed && w.shipment == "":
+		w.shipment = "pending"
+	case a == Stop && w.shipment == "dispatched":
+		w.fromShipping = append(w.fromShipping, GoodsLeft)
+	case a == Stop:
+		w.shipment = "stopped"
+		w.fromShipping = append(w.fromShipping, GoodsStopped)
 	}
 }
 
@@ -174,11 +215,11 @@ func (w *world) provider(t *rapid.T) {
 // own, answers twice at times, and looks at what is left.
 func TestWhateverTheOrder(t *testing.T) {
 	t.Parallel()
-	seen := map[State]bool{}
+	seen, left := map[State]bool{}, map[State]bool{}
 	property := func(t *rapid.T) {
 		w := &world{saga: Checkout{State: Reserving}, toStock: []Action{"reserve"}}
 		timeOut, cancels := rapid.Bool().Draw(t, "time-out"), rapid.IntRange(0, 2).Draw(t, "cancels")
-		expires := rapid.Bool().Draw(t, "expires")
+		expires, dispatches := rapid.Bool().Draw(t, "expires"), rapid.Bool().Draw(t, "dispatches")
 		for {
 			var can []string
 			add := func(what string, possible bool) {
@@ -188,6 +229,9 @@ func TestWhateverTheOrder(t *testing.T) {
 			}
 			add("stock", len(w.toStock) > 0)
 			add("payment", len(w.toPayment) > 0)
+			add("shipping", len(w.toShipping) > 0)
+			add("dispatch", w.shipment == "pending" && dispatches)
+			add("from shipping", len(w.fromShipping) > 0)
 			add("provider", w.payment == "pending")
 			add("from stock", len(w.fromStock) > 0)
 			add("from payment", len(w.fromPayment) > 0)
@@ -202,6 +246,19 @@ func TestWhateverTheOrder(t *testing.T) {
 				w.stockTakes(t)
 			case "payment":
 				w.paymentTakes()
+			case "shipping":
+				w.shippingTakes(t)
+			case "dispatch":
+				w.shipment = "dispatched"
+				w.fromShipping = append(w.fromShipping, dispatched)
+				w.log = append(w.log, "(dispatch)")
+			case "from shipping":
+				in := w.fromShipping[0]
+				w.fromShipping = w.fromShipping[1:]
+				w.tell(t, in)
+				if rapid.IntRange(0, 3).Draw(t, "twice") == 0 {
+					w.tell(t, in)
+				}
 			case "provider":
 				w.provider(t)
 			case "from stock":
@@ -231,12 +288,17 @@ func TestWhateverTheOrder(t *testing.T) {
 			}
 		}
 		seen[w.saga.State] = true
+		left[w.saga.State] = left[w.saga.State] || w.shipment == "dispatched"
 		if !w.saga.Ended() {
 			t.Fatalf("waits for ever in %s: %v", w.saga.State, w.log)
 		}
+		if w.shipment == "dispatched" && (w.saga.State == Cancelled || w.saga.State == Rejected) {
+			t.Fatalf("%s, and dispatched: %v", w.saga.State, w.log)
+		}
 		switch w.saga.State {
 		case Confirmed, Unheld:
-			if w.stock != "committed" || w.payment != "captured" {
+			// What has left in spite of a lost reservation is gone, and paid for.
+			if (w.stock != "committed" && w.shipment != "dispatched") || w.payment != "captured" {
 				t.Fatalf("confirmed with stock %q and payment %q: %v", w.stock, w.payment, w.log)
 			}
 		default:
@@ -249,8 +311,8 @@ func TestWhateverTheOrder(t *testing.T) {
 		rapid.Check(t, property)
 	}
 	for _, s := range []State{Confirmed, Unheld, Rejected, Cancelled} {
-		if !seen[s] {
-			t.Errorf("no run ended as %s: the test does not reach what it should", s)
+		if !seen[s] || s == Confirmed && !left[s] {
+			t.Errorf("no run ended as %s, or none with goods that left: the test does not reach what it should", s)
 		}
 	}
 }
@@ -259,7 +321,7 @@ func TestWhateverTheOrder(t *testing.T) {
 // answered way back ends.
 func TestOutOfContract(t *testing.T) {
 	t.Parallel()
-	all := []Input{StockReserved, StockRefused, StockExpired, StockReleased, Captured, Declined, Settled, TimeOut, Cancel}
+	all := []Input{StockReserved, StockRefused, StockExpired, StockReleased, Captured, Declined, Settled, GoodsStopped, GoodsLeft, TimeOut, Cancel}
 	rapid.Check(t, func(t *rapid.T) {
 		saga := Checkout{State: Reserving}
 		off := false
@@ -278,6 +340,7 @@ func TestOutOfContract(t *testing.T) {
 			if !off {
 				saga, _ = saga.On(TimeOut, false, "")
 			}
+			saga, _ = saga.On(GoodsStopped, false, "")
 			saga, _ = saga.On(Settled, false, "")
 			saga, _ = saga.On(StockReleased, false, "")
 		}

@@ -151,12 +151,15 @@ func (o *Order) Reject(reason string) ([]Event, error) {
 	return []Event{Rejected{Reason: reason}}, nil
 }
 
-// Cancel calls the order off. No events and no error mean that it is cancelled, or about to be, already.
+// Cancel calls the order off. A confirmed one may have left already: it is only asked for, and shipping decides. No events and
+// no error mean that the order is cancelled, or about to be, already.
 func (o *Order) Cancel(by Actor, reason, note string) ([]Event, error) {
 	switch o.Status {
-	case StatusCancelling, StatusCancelled:
+	case StatusCancelRequested, StatusCancelling, StatusCancelled:
 		return nil, nil
-	case StatusPlaced, StatusReserved, StatusConfirmed:
+	case StatusPlaced, StatusReserved:
+		return []Event{CancellationBegun{By: by, Reason: reason, Personal: Personal{Note: note}}}, nil
+	case StatusConfirmed:
 	default:
 		return nil, o.cannot("be cancelled")
 	}
@@ -167,7 +170,23 @@ func (o *Order) Cancel(by Actor, reason, note string) ([]Event, error) {
 		// A return has put units on the shelf and paid money back; the way back of a cancellation would do so again.
 		return nil, errs.New(errs.Conflict, "a part of the order was returned: return the rest instead")
 	}
-	return []Event{CancellationBegun{By: by, Reason: reason, Personal: Personal{Note: note}}}, nil
+	return []Event{CancellationRequested{By: by, Reason: reason, Personal: Personal{Note: note}}}, nil
+}
+
+// BeginCancel records that the goods are stopped: from here on there is no way but back.
+func (o *Order) BeginCancel() ([]Event, error) {
+	if o.Status != StatusCancelRequested {
+		return nil, o.cannot("be cancelled")
+	}
+	return []Event{CancellationBegun{By: o.CancelBy, Reason: o.Reason}}, nil
+}
+
+// RefuseCancel records that the goods had left before the order could be called off.
+func (o *Order) RefuseCancel() ([]Event, error) {
+	if o.Status != StatusCancelRequested {
+		return nil, o.cannot("be kept")
+	}
+	return []Event{CancellationRefused{}}, nil
 }
 
 // SettlePayment records on the way back that no money is held any more.
@@ -253,6 +272,15 @@ func (o *Order) RefundReturn(id string) []Event {
 		return nil
 	}
 	return []Event{ReturnRefunded{ReturnID: id}}
+}
+
+// RefuseRefund records that the money of a return does not go back by itself; nothing for a return that is unknown or has it, or
+// of which this is known.
+func (o *Order) RefuseRefund(id, reason string) []Event {
+	if r := o.find(id); r == nil || r.Refunded || r.RefundRefused {
+		return nil
+	}
+	return []Event{ReturnRefundRefused{ReturnID: id, Reason: reason}}
 }
 
 // RestockReturn records that the units of a return are on the shelf; nothing for one that is unknown or has it.

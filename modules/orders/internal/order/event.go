@@ -80,7 +80,17 @@ type Rejected struct {
 	Reason string `json:"reason"`
 }
 
-// CancellationBegun: somebody called the order off, and what was begun is being undone.
+// CancellationRequested: somebody wants to call the confirmed order off, and its goods are being stopped.
+type CancellationRequested struct {
+	By       Actor    `json:"by"`
+	Reason   string   `json:"reason"`
+	Personal Personal `json:"-"`
+}
+
+// CancellationRefused: the goods have left, and the order stays confirmed.
+type CancellationRefused struct{}
+
+// CancellationBegun: the order is called off, and what was begun is being undone.
 type CancellationBegun struct {
 	By       Actor    `json:"by"`
 	Reason   string   `json:"reason"`
@@ -121,24 +131,33 @@ type ReturnRefunded struct {
 	ReturnID string `json:"return_id"`
 }
 
+// ReturnRefundRefused: the card provider does not give the price of a return back.
+type ReturnRefundRefused struct {
+	ReturnID string `json:"return_id"`
+	Reason   string `json:"reason"`
+}
+
 // ReturnRestocked: the units of a return are on the shelf again.
 type ReturnRestocked struct {
 	ReturnID string `json:"return_id"`
 }
 
-func (Placed) Kind() string            { return "placed" }
-func (Reserved) Kind() string          { return "reserved" }
-func (Confirmed) Kind() string         { return "confirmed" }
-func (RejectionBegun) Kind() string    { return "rejection_begun" }
-func (Rejected) Kind() string          { return "rejected" }
-func (CancellationBegun) Kind() string { return "cancellation_begun" }
-func (PaymentSettled) Kind() string    { return "payment_settled" }
-func (Cancelled) Kind() string         { return "cancelled" }
-func (Dispatched) Kind() string        { return "dispatched" }
-func (Delivered) Kind() string         { return "delivered" }
-func (Returned) Kind() string          { return "returned" }
-func (ReturnRefunded) Kind() string    { return "return_refunded" }
-func (ReturnRestocked) Kind() string   { return "return_restocked" }
+func (Placed) Kind() string                { return "placed" }
+func (Reserved) Kind() string              { return "reserved" }
+func (Confirmed) Kind() string             { return "confirmed" }
+func (RejectionBegun) Kind() string        { return "rejection_begun" }
+func (Rejected) Kind() string              { return "rejected" }
+func (CancellationRequested) Kind() string { return "cancellation_requested" }
+func (CancellationRefused) Kind() string   { return "cancellation_refused" }
+func (CancellationBegun) Kind() string     { return "cancellation_begun" }
+func (PaymentSettled) Kind() string        { return "payment_settled" }
+func (Cancelled) Kind() string             { return "cancelled" }
+func (Dispatched) Kind() string            { return "dispatched" }
+func (Delivered) Kind() string             { return "delivered" }
+func (Returned) Kind() string              { return "returned" }
+func (ReturnRefunded) Kind() string        { return "return_refunded" }
+func (ReturnRefundRefused) Kind() string   { return "return_refund_refused" }
+func (ReturnRestocked) Kind() string       { return "return_restocked" }
 
 // Encode gives an event's body and, apart from it, its personal part; nil if it has none.
 func Encode(e Event) (body, personal []byte, err error) {
@@ -148,6 +167,8 @@ func Encode(e Event) (body, personal []byte, err error) {
 	var p Personal
 	switch e := e.(type) {
 	case Placed:
+		p = e.Personal
+	case CancellationRequested:
 		p = e.Personal
 	case CancellationBegun:
 		p = e.Personal
@@ -184,6 +205,12 @@ func Decode(kind string, body, personal []byte) (Event, error) {
 		return read[RejectionBegun](kind, body)
 	case Rejected{}.Kind():
 		return read[Rejected](kind, body)
+	case CancellationRequested{}.Kind():
+		e, err := read[CancellationRequested](kind, body)
+		e.Personal = p
+		return e, err
+	case CancellationRefused{}.Kind():
+		return read[CancellationRefused](kind, body)
 	case CancellationBegun{}.Kind():
 		e, err := read[CancellationBegun](kind, body)
 		e.Personal = p
@@ -202,6 +229,8 @@ func Decode(kind string, body, personal []byte) (Event, error) {
 		return e, err
 	case ReturnRefunded{}.Kind():
 		return read[ReturnRefunded](kind, body)
+	case ReturnRefundRefused{}.Kind():
+		return read[ReturnRefundRefused](kind, body)
 	case ReturnRestocked{}.Kind():
 		return read[ReturnRestocked](kind, body)
 	}

@@ -11,13 +11,14 @@ type Status string
 
 // The states; doc.go of the module draws how they follow each other.
 const (
-	StatusPlaced     Status = "placed"
-	StatusReserved   Status = "reserved"
-	StatusConfirmed  Status = "confirmed"
-	StatusRejecting  Status = "rejecting"
-	StatusRejected   Status = "rejected"
-	StatusCancelling Status = "cancelling"
-	StatusCancelled  Status = "cancelled"
+	StatusPlaced          Status = "placed"
+	StatusReserved        Status = "reserved"
+	StatusConfirmed       Status = "confirmed"
+	StatusRejecting       Status = "rejecting"
+	StatusRejected        Status = "rejected"
+	StatusCancelRequested Status = "cancel_requested"
+	StatusCancelling      Status = "cancelling"
+	StatusCancelled       Status = "cancelled"
 )
 
 // Fulfilment is where the goods are.
@@ -42,17 +43,18 @@ const (
 
 // Return is units that came back.
 type Return struct {
-	ID        string      `json:"id"`
-	By        Actor       `json:"by"`
-	Lines     []Line      `json:"lines"`
-	Refund    money.Money `json:"refund"`
-	Refunded  bool        `json:"refunded"`  // the money went back
-	Restocked bool        `json:"restocked"` // the units are on the shelf
-	At        time.Time   `json:"at"`
+	ID            string      `json:"id"`
+	By            Actor       `json:"by"`
+	Lines         []Line      `json:"lines"`
+	Refund        money.Money `json:"refund"`
+	Refunded      bool        `json:"refunded"`                 // the money went back
+	RefundRefused bool        `json:"refund_refused,omitempty"` // it does not go back by itself: staff see to it
+	Restocked     bool        `json:"restocked"`                // the units are on the shelf
+	At            time.Time   `json:"at"`
 }
 
 // Settled says whether the return has had all its consequences.
-func (r Return) Settled() bool { return r.Refunded && r.Restocked }
+func (r Return) Settled() bool { return (r.Refunded || r.RefundRefused) && r.Restocked }
 
 // Private is the personal data in an order.
 type Private struct {
@@ -65,7 +67,8 @@ type Order struct {
 	Version       int64       `json:"version"` // number of events
 	CustomerID    string      `json:"customer_id"`
 	Status        Status      `json:"status"`
-	Reason        string      `json:"reason,omitempty"` // why it is rejected or cancelled
+	Reason        string      `json:"reason,omitempty"`    // why it is rejected or cancelled, or is to be
+	CancelBy      Actor       `json:"cancel_by,omitempty"` // who calls it off
 	Fulfilment    Fulfilment  `json:"fulfilment"`
 	By            Actor       `json:"by"`
 	Lines         []Line      `json:"lines"`
@@ -105,8 +108,14 @@ func (o *Order) Apply(e Event, at time.Time) {
 		o.Status, o.Reason = StatusRejecting, e.Reason
 	case Rejected:
 		o.Status, o.Reason = StatusRejected, e.Reason
+	case CancellationRequested:
+		o.Status, o.Reason, o.CancelBy = StatusCancelRequested, e.Reason, e.By
+		o.note("", e.Personal.Note)
+	case CancellationRefused:
+		o.Status, o.Reason, o.CancelBy = StatusConfirmed, "", ""
+		delete(o.Private.Notes, "")
 	case CancellationBegun:
-		o.Status, o.Reason = StatusCancelling, e.Reason
+		o.Status, o.Reason, o.CancelBy = StatusCancelling, e.Reason, e.By
 		o.note("", e.Personal.Note)
 	case Cancelled:
 		o.Status = StatusCancelled
@@ -125,7 +134,11 @@ func (o *Order) Apply(e Event, at time.Time) {
 		o.note(e.ReturnID, e.Personal.Note)
 	case ReturnRefunded:
 		if r := o.find(e.ReturnID); r != nil {
-			r.Refunded = true
+			r.Refunded, r.RefundRefused = true, false
+		}
+	case ReturnRefundRefused:
+		if r := o.find(e.ReturnID); r != nil {
+			r.RefundRefused = true
 		}
 	case ReturnRestocked:
 		if r := o.find(e.ReturnID); r != nil {

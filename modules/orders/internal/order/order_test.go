@@ -50,6 +50,8 @@ func TestOrder(t *testing.T) {
 	}
 	cancel := func(o *Order) ([]Event, error) { return o.Cancel(ByCustomer, CancelledByCustomer, "changed my mind") }
 	cancelling := CancellationBegun{By: ByCustomer, Reason: CancelledByCustomer, Personal: Personal{Note: "changed my mind"}}
+	requested := CancellationRequested{By: ByCustomer, Reason: CancelledByCustomer, Personal: Personal{Note: "changed my mind"}}
+	begun := CancellationBegun{By: ByCustomer, Reason: CancelledByCustomer}
 	for _, c := range []struct {
 		name  string
 		given []Event
@@ -73,7 +75,16 @@ func TestOrder(t *testing.T) {
 			when: func(o *Order) ([]Event, error) { return o.BeginRejection(TimedOut) }, fails: errs.Conflict},
 
 		{name: "a placed order is cancelled", given: []Event{placed}, when: cancel, then: []Event{cancelling}},
-		{name: "a confirmed order is cancelled", given: confirmed(), when: cancel, then: []Event{cancelling}},
+		{name: "a reserved order is cancelled", given: []Event{placed, Reserved{}}, when: cancel, then: []Event{cancelling}},
+		{name: "a confirmed order is asked to be cancelled", given: confirmed(), when: cancel, then: []Event{requested}},
+		{name: "asking twice is asking once", given: confirmed(requested), when: cancel},
+		{name: "its goods are stopped", given: confirmed(requested), when: (*Order).BeginCancel, then: []Event{begun}},
+		{name: "its goods have left", given: confirmed(requested, Dispatched{}), when: (*Order).RefuseCancel, then: []Event{CancellationRefused{}}},
+		{name: "nobody asked, and the goods are stopped", given: confirmed(), when: (*Order).BeginCancel, fails: errs.Conflict},
+		{name: "a cancellation that began is not refused", given: confirmed(requested, begun), when: (*Order).RefuseCancel, fails: errs.Conflict},
+		{name: "an order that may be cancelled has nothing to return", given: confirmed(requested), when: takeBack(ByStaff, units(jar, 1)), fails: errs.Conflict},
+		{name: "an order whose cancellation was refused comes back", given: confirmed(requested, CancellationRefused{}), when: takeBack(ByStaff, units(jar, 4)),
+			then: []Event{Returned{ReturnID: "r2", By: ByStaff, Lines: []Line{named(jar, 4)}, Refund: gbp(416), Personal: Personal{Note: "broken"}}}},
 		{name: "cancelling twice is cancelling once", given: confirmed(cancelling), when: cancel},
 		{name: "a cancelled order is cancelled", given: confirmed(cancelling, Cancelled{}), when: cancel},
 		{name: "a rejected order is not cancelled", given: []Event{placed, Rejected{Reason: OutOfStock}}, when: cancel, fails: errs.Conflict},
@@ -99,6 +110,11 @@ func TestOrder(t *testing.T) {
 		{name: "the refund of a return arrives", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefundReturn("r1") }), then: []Event{ReturnRefunded{ReturnID: "r1"}}},
 		{name: "and is told once", given: confirmed(back, ReturnRefunded{ReturnID: "r1"}), when: facts(func(o *Order) []Event { return o.RefundReturn("r1") })},
 		{name: "a foreign refund is nothing", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefundReturn("void") })},
+		{name: "the refund of a return is refused", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", "closed") }),
+			then: []Event{ReturnRefundRefused{ReturnID: "r1", Reason: "closed"}}},
+		{name: "and is told once too", given: confirmed(back, ReturnRefundRefused{ReturnID: "r1"}), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", "closed") })},
+		{name: "a refund that arrived is not refused", given: confirmed(back, ReturnRefunded{ReturnID: "r1"}), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", "closed") })},
+		{name: "a foreign refund is refused", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefuseRefund("void", "closed") })},
 		{name: "the units of a return arrive", given: confirmed(all), when: facts(func(o *Order) []Event { return o.RestockReturn("r1") }), then: []Event{ReturnRestocked{ReturnID: "r1"}}},
 		{name: "the goods leave", given: confirmed(), when: facts(func(o *Order) []Event { return o.Dispatch(Dispatched{ShipmentID: "s1"}) }), then: []Event{Dispatched{ShipmentID: "s1"}}},
 		{name: "the goods leave once", given: confirmed(Delivered{}), when: facts(func(o *Order) []Event { return o.Dispatch(Dispatched{ShipmentID: "s1"}) })},
@@ -195,6 +211,10 @@ func TestApplyTellsTheState(t *testing.T) {
 		{"confirmed", confirmed(), StatusConfirmed, NotShipped, Kept, true, false},
 		{"rejecting", []Event{placed, RejectionBegun{}}, StatusRejecting, NotShipped, Kept, false, false},
 		{"rejected", []Event{placed, RejectionBegun{}, Rejected{}}, StatusRejected, NotShipped, Kept, true, true},
+		{"cancel requested", confirmed(CancellationRequested{Reason: "x"}), StatusCancelRequested, NotShipped, Kept, false, false},
+		{"cancel refused", confirmed(CancellationRequested{Reason: "x"}, Dispatched{}, CancellationRefused{}), StatusConfirmed, Shipped, Kept, true, false},
+		{"refund refused", confirmed(first, ReturnRefundRefused{"r1", "x"}), StatusConfirmed, NotShipped, PartlyReturned, false, false},
+		{"refund refused, units back", confirmed(first, ReturnRefundRefused{"r1", "x"}, ReturnRestocked{"r1"}), StatusConfirmed, NotShipped, PartlyReturned, true, false},
 		{"cancelling", confirmed(CancellationBegun{}, PaymentSettled{}), StatusCancelling, NotShipped, Kept, false, false},
 		{"cancelled", confirmed(CancellationBegun{}, PaymentSettled{}, Cancelled{}), StatusCancelled, NotShipped, Kept, true, true},
 		{"shipped", confirmed(Dispatched{}), StatusConfirmed, Shipped, Kept, true, false},
@@ -220,12 +240,22 @@ func TestApplyTellsTheState(t *testing.T) {
 	}
 }
 
+// TestRefusedCancellationLeavesNothing: an order that could not be called off is as it was, whoever wanted it and why.
+func TestRefusedCancellationLeavesNothing(t *testing.T) {
+	t.Parallel()
+	o := given(confirmed(CancellationRequested{By: ByCustomer, Reason: CancelledByCustomer, Personal: Personal{Note: "changed my mind"}}, CancellationRefused{})...)
+	if o.Status != StatusConfirmed || o.Reason != "" || o.CancelBy != "" || len(o.Private.Notes) != 0 {
+		t.Errorf("got %s, reason %q by %q, notes %v", o.Status, o.Reason, o.CancelBy, o.Private.Notes)
+	}
+}
+
 func TestEventsSurviveTheStore(t *testing.T) {
 	t.Parallel()
 	at := start
 	events := []Event{
 		Placed{CustomerID: "c1", By: ByStaff, Lines: []Line{jar}, Total: gbp(1040), CartVersion: 3, Reference: "536365", ReferenceTime: &at, Personal: Personal{Address: &Address{Name: "Ann"}}},
 		Reserved{}, Confirmed{PaymentID: "p"}, RejectionBegun{Reason: TimedOut}, Rejected{Reason: TimedOut},
+		CancellationRequested{By: ByCustomer, Reason: CancelledByCustomer, Personal: Personal{Note: "n"}}, CancellationRefused{}, ReturnRefundRefused{"r", "closed"},
 		CancellationBegun{By: ByShop, Reason: ReservationExpired, Personal: Personal{Note: "n"}}, PaymentSettled{Refunded: gbp(1)}, Cancelled{},
 		Dispatched{ShipmentID: "s", Carrier: "c", Tracking: "t"}, Delivered{ShipmentID: "s"},
 		Returned{ReturnID: "r", By: ByStaff, Lines: []Line{jar}, Refund: gbp(5), Personal: Personal{Note: "n"}}, ReturnRefunded{"r"}, ReturnRestocked{"r"},

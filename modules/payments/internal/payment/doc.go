@@ -11,6 +11,11 @@
 //	    ▼                  │ all went back   ▼
 //	 settled ◀─────────────┴──────────────────────────────────
 //
+//	           Refund             outcome
+//	(nothing) ────────▶ pending ─────────▶ done
+//	    │                  └─────────────▶ refused (the money stays with the payment)
+//	    └────────▶ covered (no money has to move)
+//
 // A settled payment holds nothing of the customer and never will: a Charge after a Void does not begin.
 // However commands and outcomes are ordered and repeated, a payment is captured at most once, never more goes
 // back than was captured, and the entries of every transaction sum to zero.

@@ -3,10 +3,12 @@
 //	 order confirmed            Dispatch              Deliver
 //	─────────────────▶ pending ──────────▶ dispatched ───────▶ delivered
 //	                     │                   │                   │   ▲
-//	                     │ order cancelled   │ order cancelled   │   │ Deliver, if it
-//	                     ▼                   ▼                   │   │ could not be stopped
+//	                     │ Stop,             │ order cancelled   │   │ Deliver, if it
+//	                     │ order cancelled   │ without asking    │   │ could not be stopped
+//	                     ▼                   ▼                   │   │
 //	                 cancelled           intercept ◀─────────────┘   │
 //	                                         └───────────────────────┘
 //
-// A cancellation that comes before anything is to be shipped makes a void shipment, which stays void.
+// Stop is refused once the goods have left. A cancellation that comes before anything is to be shipped makes a void
+// shipment, which stays void.
 package shipment

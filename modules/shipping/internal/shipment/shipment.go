@@ -62,15 +62,25 @@ func (s Shipment) Deliver(at time.Time) (Shipment, error) {
 	return s, nil
 }
 
-// Cancel stops a shipment that has not left, and marks any other to be called back.
-func (s Shipment) Cancel(at time.Time) Shipment {
+// Stop keeps the goods here for good, if they have not left: then nothing changes and stopped is false.
+func (s Shipment) Stop(at time.Time) (after Shipment, stopped bool) {
 	switch s.State {
 	case Pending:
 		s.State, s.CancelledAt = Cancelled, at
-	case Dispatched, Delivered:
-		if s.CancelledAt.IsZero() {
-			s.State, s.CancelledAt = Intercept, at
-		}
+		return s, true
+	case Cancelled, Void:
+		return s, true
+	}
+	return s, false
+}
+
+// Cancel stops a shipment that has not left, and marks any other to be called back.
+func (s Shipment) Cancel(at time.Time) Shipment {
+	if after, stopped := s.Stop(at); stopped {
+		return after
+	}
+	if s.CancelledAt.IsZero() {
+		s.State, s.CancelledAt = Intercept, at
 	}
 	return s
 }

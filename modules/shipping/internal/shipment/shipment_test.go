@@ -17,6 +17,13 @@ func TestStates(t *testing.T) {
 	dispatch := func(s Shipment) (Shipment, error) { return s.Dispatch("1", "DHL", "", hour(1)) }
 	deliver := func(s Shipment) (Shipment, error) { return s.Deliver(hour(2)) }
 	cancel := func(s Shipment) (Shipment, error) { return s.Cancel(hour(3)), nil }
+	stop := func(s Shipment) (Shipment, error) {
+		after, stopped := s.Stop(hour(3))
+		if left := s.State != Pending && s.State != Cancelled && s.State != Void; stopped == left {
+			t.Errorf("%s: stopped %v", s.State, stopped)
+		}
+		return after, nil
+	}
 	type step func(Shipment) (Shipment, error)
 	tests := []struct {
 		name  string
@@ -34,6 +41,12 @@ func TestStates(t *testing.T) {
 		{"cancelled when there", Pending, []step{dispatch, deliver, cancel}, Intercept, Delivered, []State{Pending, Dispatched, Delivered, Intercept}, ""},
 		{"not stopped", Pending, []step{dispatch, cancel, func(s Shipment) (Shipment, error) { return s.Deliver(hour(4)) }}, Delivered, Delivered, []State{Pending, Dispatched, Intercept, Delivered}, ""},
 		{"not stopped, cancelled again", Pending, []step{dispatch, cancel, deliver, cancel}, Delivered, Delivered, []State{Pending, Dispatched, Delivered, Intercept}, ""},
+		{"stopped", Pending, []step{stop, stop}, Cancelled, Cancelled, []State{Pending, Cancelled}, ""},
+		{"stopped too late", Pending, []step{dispatch, stop}, Dispatched, Dispatched, []State{Pending, Dispatched}, ""},
+		{"stopped when there", Pending, []step{dispatch, deliver, stop}, Delivered, Delivered, []State{Pending, Dispatched, Delivered}, ""},
+		{"stopped when called back", Pending, []step{dispatch, cancel, stop}, Intercept, Dispatched, []State{Pending, Dispatched, Intercept}, ""},
+		{"stop a void one", Void, []step{stop}, Void, Void, []State{Pending}, ""},
+		{"dispatch what was stopped", Pending, []step{stop, dispatch}, Cancelled, Cancelled, nil, errs.Conflict},
 		{"dispatch after a cancellation", Pending, []step{cancel, dispatch}, Cancelled, Cancelled, nil, errs.Conflict},
 		{"dispatch twice", Pending, []step{dispatch, dispatch}, Dispatched, Dispatched, nil, errs.Conflict},
 		{"deliver too early", Pending, []step{deliver}, Pending, Pending, nil, errs.Conflict},
@@ -80,11 +93,16 @@ func TestAnyOrder(t *testing.T) {
 		for i := range rapid.IntRange(0, 6).Draw(t, "commands") {
 			before, at := s, hour(i+1)
 			var err error
-			switch rapid.IntRange(0, 2).Draw(t, "command") {
+			switch rapid.IntRange(0, 3).Draw(t, "command") {
 			case 0:
 				s, err = s.Dispatch("1", "DHL", "", at)
 			case 1:
 				s, err = s.Deliver(at)
+			case 2:
+				var stopped bool
+				if s, stopped = s.Stop(at); stopped != s.DispatchedAt.IsZero() {
+					t.Fatalf("stopped %v: %+v", stopped, s)
+				}
 			default:
 				s = s.Cancel(at)
 			}

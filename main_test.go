@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/banyan-go/banyan/internal/admin"
+)
+
+// TestMain keeps the configuration of whoever runs the tests out of them.
+func TestMain(m *testing.M) {
+	for _, e := range os.Environ() {
+		if name, _, _ := strings.Cut(e, "="); strings.HasPrefix(name, "BANYAN_") && !strings.HasPrefix(name, "BANYAN_TEST_") {
+			if err := os.Unsetenv(name); err != nil {
+				panic(err)
+			}
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// run runs a command line in this process.
+func run(t *testing.T, args ...string) (out string, code int, err error) {
+	t.Helper()
+	var b bytes.Buffer
+	cmd := command()
+	cmd.SetArgs(args)
+	cmd.SetOut(&b)
+	cmd.SetErr(&b)
+	err = cmd.ExecuteContext(t.Context())
+	return b.String(), exitCode(err), err
+}
+
+func TestWrongCommandLines(t *testing.T) {
+	t.Parallel()
+	for line, hint := range map[string]string{
+		"nonsense":                `unknown command "nonsense" for "banyan"; see banyan --help`,
+		"--nonsense":              "unknown flag: --nonsense; see banyan --help",
+		"serve now":               "see banyan serve --help",
+		"serve --nonsense":        "see banyan serve --help",
+		"docs x":                  "see banyan docs --help",
+		"help nonsense":           "see banyan help --help",
+		"completion nonsense":     "see banyan completion --help",
+		"deadletters":             `"banyan deadletters" is followed by discard, list, replay, show; see banyan deadletters --help`,
+		"deadletters nonsense":    `unknown command "nonsense" for "banyan deadletters"; see banyan deadletters --help`,
+		"deadletters show orders": "see banyan deadletters show --help",
+		"deadletters replay":      "see banyan deadletters replay --help",
+		"deadletters replay orders 1 --handler x": "see banyan deadletters replay --help",
+		"deadletters discard orders 1":            "--reason: say why; it is logged; see banyan deadletters discard --help",
+		"projections":                             "see banyan projections --help",
+		"projections rebuild":                     "see banyan projections rebuild --help",
+		"replay":                                  "see banyan replay --help",
+		"replay --clients many f.csv":             "see banyan replay --help",
+		"migrate":                                 "database.driver: is sqlite",
+		"config --config /nowhere/at/all.yaml":    "config file:",
+	} {
+		out, code, err := run(t, strings.Fields(line)...)
+		if code != exitUsage || err == nil || !strings.Contains(err.Error(), hint) {
+			t.Errorf("banyan %s: exit code %d, %v; want %d and %q", line, code, err, exitUsage, hint)
+		}
+		if out != "" {
+			t.Errorf("banyan %s prints %q beside its error", line, out)
+		}
+	}
+}
+
+// TestWrongConfiguration sets variables, so that it does not run beside others.
+func TestWrongConfiguration(t *testing.T) {
+	for _, c := range []struct{ line, variable, value, want string }{
+		{"migrate", "BANYAN_BUS_WORKERS", "many", "bus.workers"},
+		{"migrate", "BANYAN_DATABASE_DRIVER", "postgres", "database.postgres.dsn: is empty"},
+		{"migrate", "BANYAN_DATABASE_POSTGRES_DSN", "postgres://127.0.0.1:1/x", "database.postgres.secret: is empty"},
+		{"migrate", "BANYAN_DATABASE_POSTGRES_SECRET", "quite secret", "database.postgres.admin_dsn: is empty"},
+		{"migrate", "BANYAN_DATABASE_POSTGRES_ADMIN_DSN", "postgres://a:quite secret@127.0.0.1:1:1/x", "database.postgres.admin_dsn: cannot be read"},
+		{"replay f.csv", "BANYAN_ADMIN_PASSWORD", "", "BANYAN_ADMIN_PASSWORD: is empty"},
+		{"replay --target localhost f.csv", "BANYAN_ADMIN_PASSWORD", "x", `target: "localhost" is not the address of a shop`},
+	} {
+		t.Setenv(c.variable, c.value)
+		cmd := command()
+		cmd.SetArgs(strings.Fields(c.line))
+		err := cmd.ExecuteContext(t.Context())
+		if exitCode(err) != exitUsage || err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "quite secret") {
+			t.Errorf("%s with %s=%s: exit code %d, %v; want %d and %s", c.line, c.variable, c.value, exitCode(err), err, exitUsage, c.want)
+		}
+		if c.variable == "BANYAN_BUS_WORKERS" {
+			t.Setenv(c.variable, "4")
+		}
+	}
+	t.Setenv("BANYAN_DATABASE_POSTGRES_ADMIN_DSN", "postgres://127.0.0.1:1/x?connect_timeout=1")
+	cmd := command()
+	cmd.SetArgs([]string{"migrate"})
+	if err := cmd.ExecuteContext(t.Context()); exitCode(err) != exitFailed {
+		t.Errorf("a database that cannot be reached: exit code %d, %v; want %d", exitCode(err), err, exitFailed)
+	}
+}
+
+// TestHelp: help is no mistake, and every command and flag has a text.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if cmd.Name() == "completion" || cmd.Name() == "help" {
+			return
+		}
+		path := strings.Fields(cmd.CommandPath())[1:]
+		for _, line := range [][]string{append(path[:len(path):len(path)], "--help"), append([]string{"help"}, path...)} {
+			out, code, err := run(t, line...)
+			if code != 0 || !strings.Contains(out, "\nUsage:\n  "+cmd.CommandPath()) {
+				t.Errorf("banyan %s: exit code %d, %v, prints %s", strings.Join(line, " "), code, err, out)
+			}
+			if cmd.HasSubCommands() && cmd.HasParent() && strings.Contains(out, cmd.CommandPath()+" [flags]") {
+				t.Errorf("banyan %s: says that it does something alone: %s", strings.Join(line, " "), out)
+			}
+			for l := range strings.Lines(out) {
+				if l := strings.TrimRight(l, "\n"); len([]rune(l)) > 140 {
+					t.Errorf("banyan %s: a line of %d columns: %s", strings.Join(line, " "), len([]rune(l)), l)
+				}
+			}
+		}
+		if cmd.Short == "" {
+			t.Errorf("%s has no text", cmd.CommandPath())
+		}
+		for _, c := range cmd.Commands() {
+			walk(c)
+		}
+	}
+	walk(command())
+}
+
+func TestDocsListsFilesInOrder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for range 3 {
+		out, code, err := run(t, "docs", "--dir", dir)
+		if want := filepath.Join(dir, "asyncapi.json") + "\n" + filepath.Join(dir, "openapi.json") + "\n"; code != 0 || out != want {
+			t.Fatalf("exit code %d, %v, prints %q, want %q", code, err, out, want)
+		}
+	}
+}
+
+// TestDeadLettersCommands asks an admin port that says what it was asked.
+func TestDeadLettersCommands(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if _, err := admin.Token(dir); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan string, 10)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.EscapedPath() + "?" + r.URL.RawQuery
+		switch {
+		case r.Method == http.MethodPost:
+			_, _ = fmt.Fprint(w, `{"replayed":1}`)
+		case r.URL.Path == "/admin/deadletters" && r.URL.Query().Has("module"):
+			_, _ = fmt.Fprint(w, `{"items":[{"module":"orders","id":"1","reason":"broken"}]}`)
+		case r.URL.Path == "/admin/deadletters":
+			_, _ = fmt.Fprint(w, `{"items":[]}`)
+		default:
+			_, _ = fmt.Fprint(w, `{"id":"1"}`)
+		}
+	})}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { _ = server.Close() })
+	for _, c := range []struct {
+		line       []string
+		asked, out string
+	}{
+		{[]string{"list"}, "GET /admin/deadletters?limit=1000", "no dead letters\n"},
+		{[]string{"list", "--json"}, "GET /admin/deadletters?limit=1000", "{\n  \"items\": []\n}\n"},
+		{[]string{"list", "--module", "a b&c", "--handler", "x"}, "GET /admin/deadletters?handler=x&limit=1000&module=a+b%26c", "broken\n"},
+		{[]string{"show", "orders", "a/../b"}, "GET /admin/deadletters/orders/a%2F..%2Fb?", "}\n"},
+		{[]string{"replay", "orders"}, "POST /admin/deadletters/orders/replay?", "1\n"},
+		{[]string{"replay", "orders", "--handler", "x"}, "POST /admin/deadletters/orders/replay?handler=x", "1\n"},
+		{[]string{"replay", "orders", "1"}, "POST /admin/deadletters/orders/1/replay?", "1\n"},
+		{[]string{"discard", "orders", "1", "--reason", "old"}, "POST /admin/deadletters/orders/1/discard?", "1\n"},
+	} {
+		out, code, err := run(t, append([]string{"deadletters", "--data", dir, "--admin-addr", l.Addr().String()}, c.line...)...)
+		if code != 0 || !strings.HasSuffix(out, c.out) {
+			t.Errorf("%v: exit code %d, %v, prints %q, want %q at the end", c.line, code, err, out, c.out)
+			continue
+		}
+		if got := <-asked; got != c.asked {
+			t.Errorf("%v asks %s, want %s", c.line, got, c.asked)
+		}
+		for l := range strings.Lines(out) {
+			if strings.HasSuffix(l, " \n") {
+				t.Errorf("%v: blanks at the end of %q", c.line, l)
+			}
+		}
+	}
+}
