@@ -125,6 +125,7 @@ func version() string {
 type settings struct {
 	file  string
 	json  bool
+	only  string // the module that serve answers for alone
 	flags map[string]*string
 }
 
@@ -179,12 +180,17 @@ the later ones winning; "banyan config" prints what is in force.`,
 	} {
 		s.flags[name] = f.String(name, "", help)
 	}
-	root.AddCommand(
-		&cobra.Command{Use: "serve", Short: "Run the shop (as banyan without a command does)", Args: cobra.NoArgs,
-			Long: `Run the shop until Ctrl-C or SIGTERM, which drain it: requests in flight are answered, messages on their way are handled.
+	serving := &cobra.Command{Use: "serve", Short: "Run the shop (as banyan without a command does)", Args: cobra.NoArgs,
+		Long: `Run the shop until Ctrl-C or SIGTERM, which drain it: requests in flight are answered, messages on their way are handled.
 
-The first start makes the account admin@banyan.local, with the password in BANYAN_ADMIN_PASSWORD or one that it says once.`,
-			RunE: func(cmd *cobra.Command, _ []string) error { return serveCommand(cmd, s) }},
+The first start makes the account admin@banyan.local, with the password in BANYAN_ADMIN_PASSWORD or one that it says once.
+
+With --only the process answers the requests of one module, for the gateway of a shop that runs on the same PostgreSQL store:
+banyan serve --only payments --addr 127.0.0.1:9101 --admin-addr 127.0.0.1:9191`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return serveCommand(cmd, s) }}
+	serving.Flags().StringVar(&s.only, "only", "", "answer for this `module` alone, beside the shop")
+	root.AddCommand(
+		serving,
 		&cobra.Command{Use: "migrate", Short: "Make or update the PostgreSQL schemas and roles", Args: cobra.NoArgs,
 			Long: `Make or update the PostgreSQL schemas and roles of all modules: before the first start, and before each update of the program.
 
@@ -217,6 +223,7 @@ A key is set in the file of --config, or by a variable: BANYAN_LOG_LEVEL is log.
 			return err
 		}},
 		docsCommand(), deadLettersCommand(s), projectionsCommand(s), replayCommand(),
+		routesCommand(s), routeCommand(s), shadowCommand(s), keysCommand(s), certsCommand(s),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -228,6 +235,9 @@ func serveCommand(cmd *cobra.Command, s *settings) error {
 	cfg, err := s.load(cmd)
 	if err != nil {
 		return err
+	}
+	if s.only != "" {
+		return serveOnly(cmd.Context(), cfg, s.only, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
 	return serve(cmd.Context(), cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,11 +16,14 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/banyan-go/banyan/config"
 	"github.com/banyan-go/banyan/internal/admin"
+	"github.com/banyan-go/banyan/internal/assertion"
 	"github.com/banyan-go/banyan/internal/bus"
+	"github.com/banyan-go/banyan/internal/certs"
 	"github.com/banyan-go/banyan/internal/clock"
 	"github.com/banyan-go/banyan/internal/control"
 	"github.com/banyan-go/banyan/internal/database"
@@ -29,6 +33,7 @@ import (
 	"github.com/banyan-go/banyan/internal/operator"
 	"github.com/banyan-go/banyan/internal/rest"
 	"github.com/banyan-go/banyan/internal/telemetry"
+	"github.com/banyan-go/banyan/internal/token"
 	"github.com/banyan-go/banyan/internal/unit"
 	"github.com/banyan-go/banyan/modules"
 	"github.com/banyan-go/banyan/modules/users"
@@ -89,6 +94,8 @@ type shop struct {
 	stores   map[string]*unit.Store
 	gateway  *proxy.Gateway
 	operator *http.Server
+	tls      *certs.Public                 // of the public port; nil for plain HTTP
+	runs     []func(context.Context) error // beside the bus, until it ends
 	log      *slog.Logger
 }
 
@@ -100,10 +107,11 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	if err != nil {
 		return nil, err
 	}
-	keys, err := control.Keys(ctx, opened[database.Control])
+	keys, err := control.OpenRing(ctx, opened[database.Control], control.RingOptions{Clock: clock.System{}, Log: log})
 	if err != nil {
 		return nil, err
 	}
+	s.runs = append(s.runs, keys.Run)
 	s.bus = bus.New(cfg.Bus, bus.Options{
 		Control: opened[database.Control], Tracer: tracing.Tracer(), Metrics: telemetry.NewMessages(registry), Log: log,
 	})
@@ -117,7 +125,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		o.Clock, o.Tracer, o.Log, o.Personal = clock.System{}, tracing.Tracer(), log, redactor
 		s.stores[d.Name] = unit.New(opened[d.Name], o)
 	}
-	s.set = modules.Open(own(cfg.Modules), keys, func(name string) module.Deps {
+	s.set = modules.Open(ownConfig(cfg.Modules), keys, func(name string) module.Deps {
 		return module.Deps{Store: s.stores[name], Caller: s.bus, Clock: clock.System{}, Log: log.With("module", name), Files: filepath.Join(cfg.Data, name)}
 	})
 	router := rest.NewEcho(log)
@@ -131,11 +139,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	if err := s.bus.Open(ctx); err != nil {
 		return nil, err
 	}
-	if s.gateway, err = proxy.New(cfg.Gateway, proxy.Options{
-		Modules: modules.All(), Local: router, Verifier: keys, Revocations: s.set.Sessions, Ready: s.ready,
-		Extra: map[string]http.Handler{"/docs": documentation(log)},
-		Clock: clock.System{}, Log: log, Tracer: tracing.Tracer(), Registry: registry,
-	}); err != nil {
+	if err := s.openGateway(cfg, keys, opened[database.Control], router, tracing, registry); err != nil {
 		return nil, err
 	}
 	token, err := admin.Token(cfg.Data)
@@ -145,18 +149,67 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	s.operator = admin.Server(admin.Options{
 		Token: token, Hosts: cfg.AdminHosts, Registry: registry, Log: log,
 		Open: map[string]http.Handler{
-			"GET /healthz": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"status":"ok"}`) }),
+			"GET /healthz": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"status":"ok"}`+"\n") }),
 			"GET /readyz":  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.gateway.Readyz(r.Context(), w, r.URL.Query()) }),
 		},
 		Guarded: map[string]http.Handler{"/admin/": operator.Handler(operator.Options{
 			Bus: s.bus, Projections: s.set.Projections,
 			Spans:  func() any { return tracing.Recent() },
-			Routes: func() any { return s.gateway.Routes() },
+			More:   gatewayAnswers(s.gateway, keys),
 			Config: func() string { var b strings.Builder; _ = cfg.Print(&b); return b.String() },
 		})},
 	})
 	return s, nil
 }
+
+// openGateway makes the front door.
+func (s *shop) openGateway(cfg config.Config, keys *control.Ring, store *database.DB, router http.Handler, tracing *telemetry.Tracing, registry *prometheus.Registry) error {
+	system := clock.System{}
+	verifier, err := token.NewVerifier(keys, cfg.Gateway.Issuers, system, s.log)
+	if err != nil {
+		return err
+	}
+	metrics := certs.NewMetrics(registry)
+	options := proxy.Options{
+		Modules: modules.All(), Local: router, Verifier: verifier, Revocations: s.set.Sessions, Ready: s.ready, Keys: keys.JWKS,
+		Extra:  map[string]http.Handler{"/docs": documentation(s.log)},
+		Signer: assertion.NewSigner(keys, system), Endpoints: map[string][]string{},
+		Clock: system, Log: s.log, Tracer: tracing.Tracer(), Registry: registry,
+	}
+	var placements []proxy.Placement
+	for name, m := range cfg.Modules.Each() {
+		options.Endpoints[name] = m.Endpoints
+		p := proxy.Placement{Module: name, State: proxy.State(m.Placement), Epoch: 1, Held: m.Hold}
+		if p.State == proxy.Canary {
+			p.Reads, p.Writes = m.Canary.Reads, m.Canary.Writes
+		}
+		placements = append(placements, p)
+	}
+	options.Placements = proxy.NewFixed(placements...)
+	if cfg.Gateway.Certs != "" {
+		if options.Identity, err = certs.Open(cfg.Gateway.Certs, gatewayName, certs.Options{Log: s.log, Metrics: metrics}); err != nil {
+			return fmt.Errorf("gateway.certs: %w", err)
+		}
+	}
+	if budgets, shared := control.OpenBudgets(store, system, s.log); shared {
+		options.Budgets = budgets
+		s.runs = append(s.runs, budgets.Run)
+	}
+	if cfg.Gateway.TLS.Enabled() {
+		if s.tls, err = certs.OpenPublic(cfg.Gateway.TLS, certs.Options{Log: s.log, Metrics: metrics}); err != nil {
+			return fmt.Errorf("gateway.tls: %w", err)
+		}
+		s.runs = append(s.runs, s.tls.Run)
+	}
+	if s.gateway, err = proxy.New(cfg.Gateway, options); err != nil {
+		return err
+	}
+	s.runs = append(s.runs, verifier.Run, s.gateway.Run)
+	return nil
+}
+
+// gatewayName is the gateway's in certificates.
+const gatewayName = "gateway"
 
 // documentation is made when somebody asks for it: a start need not wait for it.
 func documentation(log *slog.Logger) http.Handler {
@@ -188,8 +241,8 @@ func openStores(ctx context.Context, stores *database.Stores) (map[string]*datab
 	return opened, g.Wait()
 }
 
-// own is each module's own part of the configuration.
-func own(m config.Modules) modules.Config {
+// ownConfig is each module's own part of the configuration.
+func ownConfig(m config.Modules) modules.Config {
 	return modules.Config{
 		Users: m.Users.Config, Catalog: m.Catalog.Config, Carts: m.Carts.Config, Orders: m.Orders.Config,
 		Payments: m.Payments.Config, Inventory: m.Inventory.Config, Shipping: m.Shipping.Config, Notifications: m.Notifications.Config,
@@ -215,6 +268,9 @@ func (s *shop) run(ctx context.Context, cfg config.Config, public, operators net
 	g, gctx := errgroup.WithContext(work)
 	g.Go(func() error { return s.bus.Run(gctx) })
 	g.Go(func() error { return s.set.Sessions.Run(gctx) })
+	for _, run := range s.runs {
+		g.Go(func() error { return run(gctx) })
+	}
 	for _, m := range s.set.Modules {
 		if err := m.Start(gctx); err != nil {
 			end()
@@ -222,6 +278,10 @@ func (s *shop) run(ctx context.Context, cfg config.Config, public, operators net
 		}
 	}
 	server := s.gateway.Server()
+	if s.tls != nil {
+		server.TLSConfig = s.tls.TLS()
+		public = tls.NewListener(public, server.TLSConfig)
+	}
 	serveOn := func(server *http.Server, l net.Listener) {
 		g.Go(func() error {
 			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -242,6 +302,7 @@ func (s *shop) run(ctx context.Context, cfg config.Config, public, operators net
 	until, cancel := context.WithTimeout(work, cfg.ShutdownTimeout)
 	defer cancel()
 	err := server.Shutdown(until)
+	err = errors.Join(err, s.gateway.Close(until))
 	end() // the bus finishes what is on its way
 	err = errors.Join(err, s.operator.Shutdown(until), g.Wait())
 	if errors.Is(err, context.DeadlineExceeded) {

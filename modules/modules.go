@@ -5,7 +5,6 @@ import (
 	"context"
 
 	"github.com/banyan-go/banyan/internal/module"
-	"github.com/banyan-go/banyan/internal/token"
 	"github.com/banyan-go/banyan/modules/carts"
 	"github.com/banyan-go/banyan/modules/catalog"
 	"github.com/banyan-go/banyan/modules/inventory"
@@ -56,12 +55,12 @@ type Set struct {
 }
 
 // Open makes the modules; deps gives each of them what it works with. Nothing runs yet.
-func Open(cfg Config, keys *token.Keyring, deps func(name string) module.Deps) Set {
-	users, sessions := users.New(deps("users"), cfg.Users, keys)
+func Open(cfg Config, keys users.Issuer, deps func(name string) module.Deps) Set {
+	accounts, sessions := users.New(deps("users"), cfg.Users, keys)
 	orders, projections := orders.New(deps("orders"), cfg.Orders)
 	return Set{
 		Modules: []*module.Module{
-			users,
+			accounts,
 			catalog.New(deps("catalog"), cfg.Catalog),
 			carts.New(deps("carts"), cfg.Carts),
 			orders,

@@ -31,6 +31,7 @@ type Config struct {
 	CORS           CORS     `mapstructure:"cors"`
 
 	TLS       certs.Config         `mapstructure:"tls"`       // of the public port
+	Certs     string               `mapstructure:"certs"`     // folder of `banyan certs`: our own processes then speak mTLS with each other
 	Issuers   []token.IssuerConfig `mapstructure:"issuers"`   // of other tokens than ours that are believed
 	Transform transform.Config     `mapstructure:"transform"` // paths and headers that are changed
 	Cache     cache.Config         `mapstructure:"cache"`
@@ -166,6 +167,9 @@ func (c Config) Validate() error {
 	}
 	if c.CORS.MaxAge < 0 || c.CORS.MaxAge > 24*time.Hour {
 		note("gateway.cors.max_age: %s is not between 0s and 24h", c.CORS.MaxAge)
+	}
+	if len(c.Remote.Endpoints) > 0 {
+		note("gateway.remote.endpoints: is not empty; each module has its own, in modules.NAME.endpoints")
 	}
 	remote := c.Remote
 	remote.Endpoints = []string{"http://127.0.0.1:1"} // each module has its own

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -153,6 +154,11 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	}
 	if err := g.checkAggregates(); err != nil {
 		return nil, err
+	}
+	if o.Keys != nil {
+		extras := map[string]http.Handler{"/.well-known/jwks.json": token.JWKSHandler(o.Keys)}
+		maps.Copy(extras, o.Extra)
+		o.Extra = extras
 	}
 	for path, h := range o.Extra {
 		if h == nil || !strings.HasPrefix(path, "/") || path != "/" && strings.HasSuffix(path, "/") || path == "/api" || strings.HasPrefix(path, "/api/") {

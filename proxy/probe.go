@@ -96,5 +96,5 @@ func state(w http.ResponseWriter, status int, body any) {
 		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(encoded) // the client is gone: there is nobody to tell
+	_, _ = w.Write(append(encoded, '\n')) // the client is gone: there is nobody to tell
 }

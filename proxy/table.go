@@ -288,3 +288,26 @@ func (t *table) number() uint64 {
 	}
 	return t.epoch
 }
+
+// Matcher finds the route of a request among those of a module, as the gateway does.
+func Matcher(d module.Descriptor) (func(method, path string) (module.Route, bool), error) {
+	limits := map[string]*limiter{}
+	for _, r := range d.Routes {
+		limits[r.Limit] = nil // the gateway has them
+	}
+	t, err := buildTable(1, []module.Descriptor{d}, func(string) *target { return nil }, limits, 0)
+	if err != nil {
+		return nil, err
+	}
+	return func(method, path string) (module.Route, bool) {
+		place := t.root.find(path)
+		if place == nil {
+			return module.Route{}, false
+		}
+		r := place.route(method)
+		if r == nil {
+			return module.Route{}, false
+		}
+		return r.Route, true
+	}, nil
+}

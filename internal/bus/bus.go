@@ -216,7 +216,7 @@ func (b *Bus) Open(ctx context.Context) error {
 		p.store.Watch(unit.Hooks{
 			Subscribers: b.subscribersOf,
 			Sent:        func(d []unit.Delivery, inOrder bool) { b.sent(p, d, inOrder) },
-			Due:         func(time.Time) { p.timers.Wake() },
+			Due:         func(time.Time) { b.due(p) },
 			Effect:      p.timers.Effect,
 		})
 		g.Go(func() error {
@@ -404,6 +404,20 @@ func (b *Bus) Run(ctx context.Context) error {
 	return errors.Join(err, <-routed, local.Close())
 }
 
+// Stand lets units of work of this process run until ctx ends, and delivers nothing: another process owns the modules. It measures
+// them, and at the end waits for the effects that were begun here.
+func (b *Bus) Stand(ctx context.Context) error {
+	var all sync.WaitGroup
+	for _, p := range b.parts {
+		all.Go(func() { b.watch(ctx, p) })
+	}
+	all.Wait()
+	for _, p := range b.parts {
+		p.timers.Drain()
+	}
+	return nil
+}
+
 func (b *Bus) setReady(ready bool) {
 	b.mu.Lock()
 	b.ready = ready
@@ -433,6 +447,14 @@ func (b *Bus) own(ctx context.Context, p *part) {
 // sent wakes the relay: this process's if it holds the lease, else the holder's by a notification.
 func (b *Bus) sent(p *part, deliveries []unit.Delivery, inOrder bool) {
 	p.relay.Sent(deliveries, inOrder)
+	if p.store.DB().Dialect() == database.Postgres && !p.lease.Held() {
+		b.notify(p)
+	}
+}
+
+// due wakes the timers: of this process if it holds the lease, else the holder's.
+func (b *Bus) due(p *part) {
+	p.timers.Wake()
 	if p.store.DB().Dialect() == database.Postgres && !p.lease.Held() {
 		b.notify(p)
 	}

@@ -33,6 +33,9 @@ const (
 	refreshTimeout = 2 * time.Second
 )
 
+// ErrNoKeys: the shop has not been started yet.
+var ErrNoKeys = errors.New("there are none; start the shop with `banyan serve` first")
+
 // RingOptions are what a Ring works with.
 type RingOptions struct {
 	// PublicOnly reads no key that signs: what a module's process needs to believe the gateway.
@@ -140,7 +143,7 @@ func (r *Ring) read(ctx context.Context) error {
 		keys, ids = append(keys, key), append(ids, k.ID)
 	}
 	if len(keys) == 0 {
-		return errors.New("there are none; start the shop with `banyan serve` first")
+		return ErrNoKeys
 	}
 	ring, err := token.NewKeyring(keys...)
 	if err != nil {

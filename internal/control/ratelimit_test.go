@@ -1,6 +1,9 @@
 package control_test
 
 import (
+	"bytes"
+	"context"
+	"crypto/sha256"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -92,6 +95,62 @@ func TestTokensComeBack(t *testing.T) {
 	}
 }
 
+// TestABudgetIsFullAtMost: a client that was away for long has what the limit says, not all that came back meanwhile.
+func TestABudgetIsFullAtMost(t *testing.T) {
+	t.Parallel()
+	b, db := budgets(t)
+	limit := control.Budget{Name: "slow", PerSecond: 0.01, Burst: 10}
+	charge(t, b, limit, control.Charge{Key: "a", Want: 1})
+	if err := db.Write(t.Context(), func(tx *gorm.DB) error {
+		return tx.Exec("UPDATE rate_limit SET tat = tat - 86400e6, at = at - 86400e6").Error
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := charge(t, b, limit, control.Charge{Key: "a", Want: 99})[0]; got.Granted != 10 {
+		t.Errorf("after a day: %+v", got)
+	}
+}
+
+// TestChargesLockInOneOrder: replicas that charge the same clients wait for each other in a line, never in a circle.
+func TestChargesLockInOneOrder(t *testing.T) {
+	t.Parallel()
+	b, db := budgets(t)
+	limit := control.Budget{Name: "slow", PerSecond: 0.01, Burst: 10}
+	hash := func(key string) []byte {
+		sum := sha256.Sum256([]byte(limit.Name + "\x00" + key))
+		return sum[:16]
+	}
+	first, last := "a", "b"
+	if bytes.Compare(hash(first), hash(last)) > 0 {
+		first, last = last, first
+	}
+	charge(t, b, limit, control.Charge{Key: first, Want: 1}, control.Charge{Key: last, Want: 1})
+	const lock = "SELECT 1 FROM rate_limit WHERE key = ? FOR UPDATE "
+	charged := make(chan error, 1)
+	err := db.Write(t.Context(), func(tx *gorm.DB) error {
+		if err := tx.Exec(lock, hash(first)).Error; err != nil {
+			return err
+		}
+		go func() {
+			_, err := b.Charge(context.Background(), limit, []control.Charge{{Key: last, Want: 1}, {Key: first, Want: 1}})
+			charged <- err
+		}()
+		for waits := int64(0); waits == 0; {
+			if err := db.Read(t.Context()).Raw("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%rate_limit%'").
+				Scan(&waits).Error; err != nil {
+				return err
+			}
+		}
+		return tx.Exec(lock+"NOWAIT", hash(last)).Error
+	})
+	if err != nil {
+		t.Errorf("the last one is locked before the first one: %v", err)
+	}
+	if err := <-charged; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestChargesAtTheSameTime: however many ask at once, nobody gets a token that another one has, and none is lost.
 func TestChargesAtTheSameTime(t *testing.T) {
 	t.Parallel()
@@ -102,7 +161,6 @@ func TestChargesAtTheSameTime(t *testing.T) {
 	for w := range 4 {
 		wg.Go(func() {
 			for range 25 {
-				// In another order each time: the statement itself must see to it that nobody waits in a circle.
 				charges := make([]control.Charge, len(granted))
 				for i := range charges {
 					charges[i] = control.Charge{Key: strconv.Itoa((i + w) % len(granted)), Want: 1}

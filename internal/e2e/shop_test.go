@@ -54,6 +54,7 @@ type shop struct {
 	addr   string
 	admin  string
 	env    []string
+	args   []string // beside those of every process
 	cmd    *exec.Cmd
 	out    *lockedBuffer
 	errOut *lockedBuffer
@@ -118,6 +119,23 @@ func (s *shop) replica() *shop {
 	return &shop{t: s.t, Engine: s.Engine, dir: s.t.TempDir(), addr: freeAddr(s.t), admin: freeAddr(s.t), env: s.env, server: s.server, dbName: s.dbName}
 }
 
+// standIn is a process that answers for one module of the shop, whose gateway learns where it is.
+func (s *shop) standIn(module string) *shop {
+	o := s.replica()
+	o.dir, o.args = s.dir, []string{"--only", module} // the payment provider's and the mails' files are shared
+	s.env = append(s.env, "BANYAN_MODULES_"+strings.ToUpper(module)+"_ENDPOINTS=http://"+o.addr)
+	return o
+}
+
+// place says where a module is, from the next start on.
+func (s *shop) place(module, placement string, more ...string) {
+	prefix := "BANYAN_MODULES_" + strings.ToUpper(module) + "_"
+	s.env = append(s.env, prefix+"PLACEMENT="+placement)
+	for _, m := range more {
+		s.env = append(s.env, prefix+m)
+	}
+}
+
 // start starts the process and waits until it is ready.
 func (s *shop) start() *shop {
 	s.t.Helper()
@@ -132,7 +150,7 @@ func (s *shop) launch() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.cmd = exec.Command(path, "serve", "--data", s.dir, "--addr", s.addr, "--admin-addr", s.admin)
+	s.cmd = exec.Command(path, append([]string{"serve", "--data", s.dir, "--addr", s.addr, "--admin-addr", s.admin}, s.args...)...)
 	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BANYAN_") })
 	s.cmd.Env = append(append(inherited, "BANYAN_ADMIN_PASSWORD="+adminPassword, "BANYAN_GATEWAY_ACCESS_LOG=false"), s.env...)
 	s.out, s.errOut = &lockedBuffer{}, &lockedBuffer{}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -108,46 +109,62 @@ func TestRenamedBesideTheVersionBefore(t *testing.T) {
 	}
 }
 
-// A version in which the alias was forgotten kept rows under the new name alone. The next one, which has it, takes them over:
-// also those that both names have, which would break the start.
+// A version in which the alias was forgotten kept rows under the new name alone, beside those of the version before. The next one,
+// which has it, takes them over: what both were given counts once.
 func TestForgottenAlias(t *testing.T) {
 	t.Parallel()
 	v := &versions{t: t, e: databasetest.Postgres(t, bustest.Modules...)}
 	older := v.open("count")
 	forgot := v.open("tally")
-	twice := numbered(older, "good", 1)
-	v.deliver(older, twice)
-	v.deliver(forgot, twice)
-	v.failWith(errors.New("down"))
-	v.deliver(older, numbered(older, "bad", 1))
-	v.deliver(forgot, numbered(older, "bad", 2))
-	v.failWith(errs.New(errs.Invalid, "no"))
-	v.deliver(forgot, numbered(older, "dead", 1))
-	v.failWith(errors.New("down"))
-	v.deliver(older, numbered(older, "dead", 2))
+	down, no := errors.New("down"), errs.New(errs.Invalid, "no")
+	made := func(key string, n int) message.Message { return numbered(older, key, n) }
+	to := func(s *bustest.Stage, err error, messages ...message.Message) {
+		t.Helper()
+		v.failWith(err)
+		v.deliver(s, messages...)
+	}
+	good, late, bad, dead, half := made("good", 1), made("late", 1), made("bad", 1), made("dead", 1), made("half", 1)
+	to(older, nil, good, half)
+	to(forgot, nil, good, late)
+	to(older, down, bad)
+	to(forgot, down, bad, made("bad", 2), made("parked", 1))
+	to(forgot, no, half, made("letter", 1))
+	to(older, no, dead)
+	to(forgot, no, dead)
+	to(older, down, made("letter", 2))
 	older.Close()
 	forgot.Close()
 
 	v.failWith(nil)
 	s := v.open("tally", "count")
-	v.deliver(s, twice)
-	want(t, "handled by both before, and by neither again", len(s.Seen("beta", "handler", "good")), 2)
+	v.deliver(s, good, late, made("half", 2))
 	s.Advance(time.Hour)
-	want(t, "parked under two names", s.Seen("beta", "handler", "bad"), []int{1, 2})
-	want(t, "blocked by a letter of the other name", s.Seen("beta", "handler", "dead"), []int{})
 	in, err := s.Bus.Inbox("beta")
 	if err != nil {
 		t.Fatal(err)
 	}
 	found, err := in.DeadLetters(t.Context(), "", "", 10)
-	if err != nil || len(found) != 1 {
-		t.Fatalf("letters %v, error %v; want one", found, err)
-	}
-	if err := in.Replay(t.Context(), found[0].ID); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
+	keys := []string{}
+	for _, l := range found {
+		keys = append(keys, l.Key)
+	}
+	slices.Sort(keys)
+	want(t, "letters", keys, []string{"alpha/dead", "alpha/letter"})
+	want(t, "blocked by a letter of the other name", s.Seen("beta", "handler", "letter"), []int{})
+	for _, l := range found {
+		if err := in.Replay(t.Context(), l.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s.Advance(time.Hour)
-	want(t, "the letter and what was parked", s.Seen("beta", "handler", "dead"), []int{1, 2})
+	for key, expect := range map[string][]int{
+		"good": {1, 1}, "late": {1}, "bad": {1, 2}, "parked": {1}, "dead": {1}, "letter": {1, 2}, "half": {1, 2},
+	} { // both versions had the good one, before anybody could help it
+		want(t, key, s.Seen("beta", "handler", key), expect)
+	}
 }
 
 // Two handlers with one name would take each other's messages for their own.

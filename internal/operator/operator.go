@@ -27,9 +27,12 @@ type Options struct {
 	Bus         *bus.Bus
 	Projections map[string]Rebuild // by module
 	Spans       func() any         // recent spans
-	Routes      func() any         // the gateway's table
+	More        map[string]Answer  // others, by method and path below /admin
 	Config      func() string      // what is in force, secrets masked
 }
+
+// Answer answers a request with what is encoded as JSON.
+type Answer = func(r *http.Request) (any, error)
 
 // Handler serves everything under /admin/.
 func Handler(o Options) http.Handler {
@@ -44,7 +47,6 @@ func Handler(o Options) http.Handler {
 		modules, _ := o.Bus.Status(r.Context())
 		return modules, nil
 	})
-	get("/admin/routes", func(*http.Request) (any, error) { return o.Routes(), nil })
 	get("/admin/spans", func(*http.Request) (any, error) { return o.Spans(), nil })
 	get("/admin/config", func(*http.Request) (any, error) { return map[string]string{"yaml": o.Config()}, nil })
 	get("/admin/deadletters", o.list)
@@ -53,6 +55,10 @@ func Handler(o Options) http.Handler {
 	post("/admin/deadletters/{module}/{id}/discard", o.discard)
 	post("/admin/deadletters/{module}/replay", o.replayAll)
 	post("/admin/projections/{module}/rebuild", o.rebuild)
+	for pattern, fn := range o.More {
+		method, path, _ := strings.Cut(pattern, " ")
+		mux.HandleFunc(method+" /admin"+path, answer(fn))
+	}
 	return mux
 }
 

@@ -29,6 +29,7 @@ import (
 
 	"github.com/banyan-go/banyan/internal/clock"
 	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/telemetry"
 )
@@ -248,6 +249,10 @@ func (s *Store) work(ctx context.Context, tx *gorm.DB, cause *message.Message, h
 
 // transact runs fn in a transaction and does afterwards what its works have left to do.
 func (s *Store) transact(ctx context.Context, opts []database.Option, fn func(ctx context.Context, tx *gorm.DB) ([]*Work, error)) error {
+	if tried, _ := ctx.Value(readOnlyKey{}).(func()); tried != nil {
+		tried()
+		return errs.New(errs.Forbidden, "this request may change nothing")
+	}
 	ctx, span := s.tracer.Start(ctx, "unit of work "+s.module)
 	defer span.End()
 	inside := context.WithValue(ctx, contextKey{}, s)

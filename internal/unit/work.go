@@ -147,6 +147,13 @@ func (w *Work) AfterCommit(fn func()) { w.after = append(w.after, fn) }
 
 type contextKey struct{}
 
+type readOnlyKey struct{}
+
+// ReadOnly is for requests that must change nothing: a unit of work fails, and says so by calling tried.
+func ReadOnly(ctx context.Context, tried func()) context.Context {
+	return context.WithValue(ctx, readOnlyKey{}, tried)
+}
+
 // Inside says whether ctx belongs to a running unit of work; calls to others are refused there.
 func Inside(ctx context.Context) bool { return ctx.Value(contextKey{}) != nil }
 

@@ -40,8 +40,13 @@ func Descriptor() module.Descriptor {
 	}
 }
 
+// Issuer signs the access tokens.
+type Issuer interface {
+	Issue(token.Claims) (string, error)
+}
+
 // New wires users. The Sessions know which access tokens are revoked; their Run keeps them up to date.
-func New(d module.Deps, cfg Config, keys *token.Keyring) (*module.Module, *Sessions) {
+func New(d module.Deps, cfg Config, keys Issuer) (*module.Module, *Sessions) {
 	s := &service{store: d.Store, clock: d.Clock, cfg: cfg, keys: keys, hasher: password.NewHasher(), sessions: newSessions(d)}
 	m := module.New(Descriptor())
 	m.OnStart(s.sessions.load)
@@ -68,7 +73,7 @@ type service struct {
 	store    *unit.Store
 	clock    clock.Clock
 	cfg      Config
-	keys     *token.Keyring
+	keys     Issuer
 	hasher   *password.Hasher
 	sessions *Sessions
 }

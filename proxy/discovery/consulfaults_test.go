@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -194,6 +195,7 @@ func TestARegistrationThatIsBrokenOffIsTakenBack(t *testing.T) {
 	registered, deregistered := make(chan struct{}), make(chan string, 1)
 	agent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/register") {
+			_, _ = io.Copy(io.Discard, r.Body)
 			close(registered)
 			<-r.Context().Done()
 			return

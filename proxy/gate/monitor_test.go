@@ -147,6 +147,36 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A few failures in a row are no outage yet, but nobody should say that all is good.
+func TestSuspicionIsNotGood(t *testing.T) {
+	t.Parallel()
+	tr := newTraffic(t, config(), 24).canary(5000)
+	tr.until(40_000)
+	tr.want(gate.Good, "")
+	for range 5 {
+		s := tr.sample(1, true)
+		s.Status, s.Failure = 500, gate.None
+		tr.observe(s)
+	}
+	tr.want(gate.NotEnough, "")
+	tr.until(5000)
+	tr.want(gate.Good, "")
+}
+
+// What is tolerated because local failed is tolerated no more when local is well again.
+func TestLocalIsForgiven(t *testing.T) {
+	t.Parallel()
+	tr := newTraffic(t, config(), 25).canary(5000)
+	tr.remote.failing, tr.local.failing = 0.1, 0.1
+	tr.until(200_000)
+	tr.remote.failing, tr.local.failing = 0.004, 0.004
+	tr.until(40_000)
+	tr.want(gate.Good, "")
+	tr.remote.failing = 0.1
+	tr.until(1000)
+	tr.want(gate.Bad, gate.RuleErrors)
+}
+
 // When both sides fail at the same moment what they share has failed, and going home would help nobody. When local has
 // recovered and remote has not it is bad at once.
 func TestFaultOfBoth(t *testing.T) {
@@ -347,6 +377,27 @@ func TestLikeIsComparedWithLike(t *testing.T) {
 	tr.want(gate.Good, "")
 }
 
+// A window has as many answers of each side as it takes, or goes on.
+func TestWindowNeedsAnswers(t *testing.T) {
+	t.Parallel()
+	tr := newTraffic(t, config(func(c *gate.Config) { c.Latency.Breaches = "1of1" }), 26).canary(5000)
+	for i := range 200 {
+		tr.want(gate.NotEnough, "")
+		tr.clock.Advance(time.Minute)
+		for _, remote := range []bool{false, true} {
+			s := tr.sample(uint64(i+1), remote)
+			s.Status, s.Failure, s.Route = 200, gate.None, routes[0]
+			if remote {
+				s.Duration *= 50
+			}
+			tr.monitor.Observe(s)
+		}
+	}
+	if e := tr.want(gate.Bad, gate.RuleLatency); e.Remote.Requests != 200 || e.Local.Requests != 200 {
+		t.Errorf("%+v", e)
+	}
+}
+
 // A stall that is over before the next window is not bad, and it is not good either while it is the last that was seen.
 func TestOneBreachIsNotBad(t *testing.T) {
 	t.Parallel()
@@ -491,13 +542,14 @@ func TestShadow(t *testing.T) {
 	t.Parallel()
 	for _, forbidden := range []float64{0, 0.1} {
 		tr := newTraffic(t, config(), 23)
+		tr.subjects = 2000
 		tr.begin(gate.Stage{Placement: gate.Shadow, Control: true})
 		tr.remote.status = map[int]float64{403: forbidden, 404: 0.02, 409: 0.005}
 		for range 40_000 {
 			s := tr.one()
-			if tr.rng.IntN(2) == 0 {
-				tr.observe(tr.sample(s.Subject, true))
-			}
+			copied := tr.sample(s.Subject, true)
+			copied.Route = s.Route
+			tr.observe(copied)
 		}
 		if forbidden == 0 {
 			tr.want(gate.Good, "")

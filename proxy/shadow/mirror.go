@@ -328,7 +328,7 @@ func (m *Mirror) first(ctx context.Context, j job) ([]Difference, outcome) {
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	learning := r.counts.Controls <= int64(m.cfg.Learn)
+	learning := r.counts.Controls < int64(m.cfg.Learn)
 	if control {
 		r.learn(own)
 	}

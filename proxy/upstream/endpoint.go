@@ -67,9 +67,10 @@ func (u *Upstream) newEndpoint(addr string, secure bool, weight int) *endpoint {
 		return e
 	}
 	e.long = &standard{newTransport(e, 0, 0)}
-	e.pooled = &standard{newTransport(e, pool.MaxConns, pool.Header)}
-	if u.cfg.Transport == Synchronous && !secure {
-		e.pooled = newSynchronous(e, e.pooled)
+	usual := &standard{newTransport(e, pool.MaxConns, pool.Header)}
+	e.pooled = usual
+	if u.cfg.Transport == Synchronous {
+		e.pooled = newSynchronous(e, usual)
 	}
 	return e
 }

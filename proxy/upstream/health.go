@@ -12,7 +12,7 @@ import (
 
 // check begins to ask an endpoint how it is, until it goes or the upstream ends. The lock is held.
 func (u *Upstream) check(e *endpoint) {
-	if u.cfg.Health.Active.Path == "" || u.checks.Err() != nil {
+	if u.cfg.Health.Active.Path == "" || u.checked {
 		return
 	}
 	u.checking.Go(func() {

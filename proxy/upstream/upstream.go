@@ -73,6 +73,7 @@ type Upstream struct {
 	found     bool        // the source has answered
 	ended     bool        // drained or closed: no endpoint comes any more
 	checks    context.Context
+	checked   bool // no check begins any more
 	checking  sync.WaitGroup
 }
 
@@ -140,7 +141,8 @@ func (u *Upstream) Run(ctx context.Context) error {
 		u.follow(ctx)
 	}
 	<-ctx.Done()
-	u.mu.Lock() // no check begins after this: see check
+	u.mu.Lock()
+	u.checked = true
 	u.mu.Unlock()
 	u.checking.Wait()
 	return nil
