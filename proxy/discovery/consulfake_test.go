@@ -27,6 +27,7 @@ type fake struct {
 
 	mu       sync.Mutex
 	index    uint64
+	restored int           // how often a snapshot was loaded
 	changed  chan struct{} // closed with each change
 	services map[string]*instance
 	asked    int // questions for health
@@ -49,6 +50,7 @@ func startFake(t *testing.T, start func(*httptest.Server)) *fake {
 	t.Helper()
 	f := &fake{token: "6f1c9c1e-0000-4000-8000-000000000001"}
 	f.forget()
+	f.index = 1000
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /v1/agent/service/register", f.register)
 	mux.HandleFunc("PUT /v1/agent/service/deregister/{id}", f.deregister)
@@ -232,13 +234,13 @@ func (f *fake) health(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked++
-	for after > 0 && f.index <= after {
+	// Who waits while a snapshot is loaded is answered at once; who comes later with an index of before waits.
+	for restored := f.restored; after > 0 && f.index <= after && restored == f.restored; {
 		changed := f.changed
 		f.mu.Unlock()
 		ended := false
 		select {
 		case <-changed:
-			ended = f.restored(after)
 		case <-timeout:
 			ended = true
 		case <-r.Context().Done():
@@ -269,18 +271,12 @@ func (f *fake) health(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(list)
 }
 
-// restored says whether a snapshot was loaded while a question waited: then it is answered at once.
-func (f *fake) restored(after uint64) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.index < after
-}
-
 // restore loads a snapshot of long ago: it has no instances, and the index goes back.
 func (f *fake) restore() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.index, f.services = 2, map[string]*instance{}
+	f.restored++
 	close(f.changed)
 	f.changed = make(chan struct{})
 }

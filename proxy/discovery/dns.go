@@ -35,11 +35,12 @@ func services(name string, o Options) *watcher {
 		list := []Endpoint{}
 		for _, r := range records {
 			// They come sorted. Others than those of the lowest priority are for when these are down, which is not
-			// decided here. A dot stands for "there is no such service".
-			if r.Priority != records[0].Priority || r.Target == "." {
-				continue
+			// decided here.
+			if r.Priority != records[0].Priority {
+				break
 			}
-			found, err := resolve(ctx, o.Resolver, r.Target) // none if the target does not exist: the others do
+			// A target may not exist, as the dot that stands for "there is no such service": then it has no addresses.
+			found, err := resolve(ctx, o.Resolver, r.Target)
 			if err != nil {
 				return nil, err
 			}

@@ -25,6 +25,7 @@ type nameServer struct {
 	code int // of all answers
 	mute bool
 	tcp  atomic.Int64 // questions by TCP
+	all  atomic.Int64 // questions
 	addr string
 }
 
@@ -62,6 +63,7 @@ func (n *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	n.mu.Lock()
 	zone, code, mute := n.zone, n.code, n.mute
 	n.mu.Unlock()
+	n.all.Add(1)
 	if mute {
 		return
 	}
@@ -189,6 +191,14 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+func TestAddressesOfIPv4AreWrittenAsSuch(t *testing.T) {
+	t.Parallel()
+	n := newNameServer(t, "localhost. 0 A 127.0.0.1") // asked if the machine's hosts file has no localhost
+	if got := show(<-watch(t, n.options(), "dns://localhost:80").updates); !strings.HasPrefix(got, "127.0.0.1:80*1") {
+		t.Errorf("got %q", got)
+	}
+}
+
 // TestATroubledServerTakesNothingAway: an error is not an answer, for however long it stays.
 func TestATroubledServerTakesNothingAway(t *testing.T) {
 	t.Parallel()
@@ -272,7 +282,7 @@ func TestTheFirstAnswerHasADeadline(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := c.server.options()
-			o.First, o.Timeout = time.Second, 200*time.Millisecond
+			o.First, o.Timeout = time.Second, 100*time.Millisecond
 			s, err := discovery.Parse([]string{c.target}, o)
 			if err != nil {
 				t.Fatal(err)
@@ -281,6 +291,9 @@ func TestTheFirstAnswerHasADeadline(t *testing.T) {
 			err = s.Watch(context.Background(), func(list []discovery.Endpoint) { t.Errorf("got %q", show(list)) })
 			if err == nil || !strings.HasPrefix(err.Error(), c.want) || time.Since(begin) > 10*time.Second {
 				t.Errorf("got %v after %s, want %q", err, time.Since(begin), c.want)
+			}
+			if questions := c.server.all.Load(); questions < 4 { // of each attempt two, for A and AAAA
+				t.Errorf("%d questions: one that was not answered kept the others waiting", questions)
 			}
 		})
 	}

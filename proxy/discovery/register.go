@@ -130,7 +130,7 @@ func (g *Registrar) beat(ctx context.Context, known bool) error {
 	if known {
 		err := g.say(ctx)
 		// With any status the agent is there. That it has forgotten us is 404, in older versions 500.
-		if true {
+		if err == nil || !status(err, 0) {
 			return err
 		}
 		g.log.Info("Consul has forgotten the process", "service", g.r.Service, "id", g.r.ID, "error", err)

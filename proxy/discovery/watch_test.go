@@ -119,6 +119,8 @@ func TestWatch(t *testing.T) {
 			[]told{{0, []string{"a"}}, {at(100), []string{}}}, at(34), ""},
 		"each time anew": {c, []answer{{0, []string{"a"}, nil}, {at(60), []string{}, nil}, {at(80), []string{"a"}, nil}, {at(100), []string{}, nil}, {at(120), []string{"b"}, nil}},
 			[]told{{0, []string{"a"}}, {at(120), []string{"b"}}}, at(12), ""},
+		"however rarely DNS is asked": {Config{Refresh: 10 * time.Minute, First: at(10), EmptyAfter: at(30)}, []answer{{0, []string{"a"}, nil}, {at(60), []string{}, nil}},
+			[]told{{0, []string{"a"}}, {at(90), []string{}}}, at(640), ""},
 		"or at once, if so configured": {Config{Refresh: at(10), First: at(10)}, []answer{{0, []string{"a"}, nil}, {at(60), []string{}, nil}},
 			[]told{{0, []string{"a"}}, {at(60), []string{}}}, at(12), ""},
 		"the first answer may be late": {c, []answer{{0, nil, errDown}, {at(3), []string{}, nil}, {at(6), []string{"a"}, nil}},
@@ -196,6 +198,19 @@ func TestWatchIsNeitherBusyNorLoud(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestEachFailureBeginsAnew: after half an hour of failures Consul is asked twice a minute only, but not so at the next one.
+func TestEachFailureBeginsAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		end := 2010 * time.Second
+		got, _, log, err := play(t, DefaultConfig(), true, answer{0, []string{"a"}, nil}, answer{time.Minute, nil, errDown},
+			answer{1800 * time.Second, []string{"b"}, nil}, answer{2000 * time.Second, nil, errDown}, answer{end, []string{"c"}, nil})
+		if err != nil || len(got) != 3 || got[2].At > end+15*time.Second {
+			t.Errorf("got %v, %v: %s", got, err, log)
+		}
+	})
 }
 
 func TestWatchEndsWithItsContext(t *testing.T) {

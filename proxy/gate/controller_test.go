@@ -115,6 +115,34 @@ func TestNext(t *testing.T) {
 	}
 }
 
+// The last cooldown holds for all that follow.
+func TestCooldowns(t *testing.T) {
+	t.Parallel()
+	c := controller(t, config(func(c *gate.Config) { c.Rollback.Cooldown = []string{"1m", "2m"} }))
+	var p gate.Progress
+	for i, want := range []time.Duration{time.Minute, 2 * time.Minute, 2 * time.Minute, 2 * time.Minute} {
+		v := at(gate.Canary, 100, gate.Bad)
+		v.Began = start.Add(time.Duration(i) * time.Hour)
+		now := v.Began.Add(time.Second)
+		p, _ = c.Next(p, gate.Input{Now: now, Verdict: v})
+		if p.Rollbacks != i+1 || p.Until.Sub(now) != want || p.Held || p.From != gate.Canary {
+			t.Errorf("rollback %d: %+v", i+1, p)
+		}
+	}
+}
+
+// Who has come to the end starts from nothing when it turns bad later.
+func TestRollbacksAreForgotten(t *testing.T) {
+	t.Parallel()
+	c := controller(t, config(advancing))
+	for _, v := range []gate.Verdict{at(gate.Canary, 10000, gate.Good), at(gate.Remote, 0, gate.Good)} {
+		p, d := c.Next(gate.Progress{Rollbacks: 2, From: gate.Canary, Approved: 5000}, gate.Input{Now: start.Add(time.Hour), Verdict: v})
+		if p != (gate.Progress{Approved: 5000}) {
+			t.Errorf("%s: %+v", d.Reason, p)
+		}
+	}
+}
+
 // Whatever else is so, no data moves nothing.
 func TestNoDataMovesNothing(t *testing.T) {
 	t.Parallel()

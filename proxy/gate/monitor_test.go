@@ -161,6 +161,12 @@ func TestSuspicionIsNotGood(t *testing.T) {
 	tr.want(gate.NotEnough, "")
 	tr.until(5000)
 	tr.want(gate.Good, "")
+	for i := range 25 {
+		s := tr.sample(uint64(i+1), true)
+		s.Status, s.Failure = 401, gate.None
+		tr.observe(s)
+	}
+	tr.want(gate.NotEnough, "")
 }
 
 // What is tolerated because local failed is tolerated no more when local is well again.
@@ -354,7 +360,9 @@ func TestLikeIsComparedWithLike(t *testing.T) {
 		send(tr, false, write, 200*time.Millisecond)
 		send(tr, true, read, 30*time.Millisecond)
 	}
-	tr.want(gate.Bad, gate.RuleLatency)
+	if e := tr.want(gate.Bad, gate.RuleLatency); e.Local.Requests > e.Remote.Requests*5/4 {
+		t.Errorf("writes were compared: %+v", e)
+	}
 
 	tr = newTraffic(t, config(), 9).canary(5000)
 	for i := range 60_000 {
@@ -391,6 +399,10 @@ func TestWindowNeedsAnswers(t *testing.T) {
 				s.Duration *= 50
 			}
 			tr.monitor.Observe(s)
+			if s.Route = routes[1]; remote {
+				s.Route = routes[2] // only one of them answers it
+			}
+			tr.monitor.Observe(s)
 		}
 	}
 	if e := tr.want(gate.Bad, gate.RuleLatency); e.Remote.Requests != 200 || e.Local.Requests != 200 {
@@ -410,7 +422,12 @@ func TestOneBreachIsNotBad(t *testing.T) {
 	tr.remote.median /= 4
 	tr.until(30_000)
 	tr.want(gate.Good, "")
-	tr.until(200_000)
+	tr.until(210_000)
+	tr.want(gate.Good, "")
+	tr.remote.median *= 4
+	tr.until(30_000) // long after the first one
+	tr.remote.median /= 4
+	tr.until(30_000)
 	tr.want(gate.Good, "")
 }
 
@@ -498,8 +515,8 @@ func TestNoDataSaysNothing(t *testing.T) {
 	t.Run("local", func(t *testing.T) {
 		t.Parallel()
 		tr := newTraffic(t, config(), 12)
-		tr.begin(gate.Stage{Epoch: 1, Placement: gate.Local})
-		tr.local.failing = 1
+		tr.begin(gate.Stage{Epoch: 1, Placement: gate.Local, Share: 5000})
+		tr.local.failing, tr.remote.failing = 1, 1 // remote requests that were on their way
 		tr.until(10_000)
 		tr.want(gate.NotEnough, "")
 	})
@@ -578,6 +595,12 @@ func TestWithoutControl(t *testing.T) {
 	tr.remote.failing = 0.3
 	tr.until(1000)
 	tr.want(gate.Bad, gate.RuleErrors)
+
+	// What local still answers is not what remote does.
+	tr.remote.failing, tr.remote.status = 0.004, map[int]float64{401: 0.5}
+	tr.begin(gate.Stage{Epoch: 2, Placement: gate.Remote, Share: 5000})
+	tr.until(20_000)
+	tr.want(gate.Good, "")
 }
 
 // A stage begins with nothing, and what began before it does not count.

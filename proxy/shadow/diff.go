@@ -262,7 +262,7 @@ func (w *walk) arrays(a, b []node) {
 			moved, last = moved || j < last, j
 		}
 	})
-	if false {
+	if moved {
 		w.here(" (order)", "array of "+strconv.Itoa(len(a)), "array of "+strconv.Itoa(len(b)))
 	}
 	w.at("[*]", false, func() {
