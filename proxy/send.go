@@ -116,7 +116,7 @@ func (x *exchange) send(w http.ResponseWriter, r *http.Request, q rest.Request) 
 			x.observe(start, true, result.Status, string(result.Failure))
 		}
 		switch {
-		case !result.Started && result.Failure == upstream.NotSent && !result.BodyGone && t.mayFallBack() && rewind(r):
+		case !result.Started && (result.Failure == upstream.NotSent || result.Failure == upstream.Overload) && !result.BodyGone && t.mayFallBack() && rewind(r):
 			h.choice = choice{bucket: h.bucket, reason: becauseFallback}
 			x.note(h)
 			x.sendLocal(w, r, q, false)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +20,8 @@ type Budgets interface {
 }
 
 const (
-	chargeTimeout = 500 * time.Millisecond // of a statement, and of a request that waits for one
+	chargeTimeout = 400 * time.Millisecond // of a statement
+	chargeWait    = 500 * time.Millisecond // of a request for its answer
 	chargeRetry   = time.Second
 	chargeRows    = 500     // clients in a statement
 	chargeQueue   = 100_000 // clients that wait to be charged; what more give out is forgotten
@@ -78,9 +80,12 @@ func (s *sharing) add(b *bucket) {
 	}
 }
 
-// wait waits for a verdict, but not for ever.
+// wait waits for a verdict, but not for ever, and not at all if the budgets were lost just before the question was put.
 func (s *sharing) wait(answer <-chan verdict) verdict {
-	t := time.NewTimer(chargeTimeout)
+	if !s.reachable() {
+		return verdict{alone: true}
+	}
+	t := time.NewTimer(chargeWait)
 	defer t.Stop()
 	select {
 	case v := <-answer:
@@ -93,7 +98,7 @@ func (s *sharing) wait(answer <-chan verdict) verdict {
 // Run charges until ctx ends.
 func (s *sharing) Run(ctx context.Context) error {
 	s.healthy.Store(true)
-	defer s.end()
+	defer s.lost()
 	alone := false
 	for {
 		select {
@@ -123,17 +128,16 @@ func (s *sharing) Run(ctx context.Context) error {
 	}
 }
 
-// end lets everybody go on alone.
-func (s *sharing) end() {
+// lost lets everybody go on alone. Whoever puts a question after that sees that nobody can be asked.
+func (s *sharing) lost() {
 	s.healthy.Store(false)
 	s.mu.Lock()
-	left := s.queue
-	s.queue = nil
+	waiting := slices.Clone(s.queue)
 	s.mu.Unlock()
-	for _, b := range left {
+	for _, b := range waiting {
 		b.shard.mu.Lock()
 		asking := b.asking
-		b.asking, b.queued = nil, false
+		b.asking = nil
 		b.shard.mu.Unlock()
 		tell(asking, 0, true)
 	}
@@ -172,8 +176,11 @@ func (s *sharing) charge(ctx context.Context, batch []*bucket) error {
 	ctx, cancel := context.WithTimeout(ctx, chargeTimeout)
 	defer cancel()
 	balances, err := s.budgets.Charge(ctx, l.budget, charges)
-	// Set before anybody is told: whoever goes on alone must not come back to ask.
-	s.healthy.Store(err == nil)
+	if err == nil {
+		s.healthy.Store(true)
+	} else {
+		s.lost() // before those of the batch are told: whoever goes on alone must not come back to ask
+	}
 	// Read after the answer: the budget is a little fuller by then, which errs on the safe side.
 	now := s.clock.Now().UnixNano()
 	for i, b := range batch {

@@ -28,6 +28,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/banyan-go/banyan/internal/control"
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/inbox"
 	"github.com/banyan-go/banyan/internal/lease"
@@ -109,6 +110,8 @@ type Bus struct {
 	local *Local
 	parts map[string]*part
 
+	declared map[string][]string // wire name -> modules of this process
+
 	mu          sync.RWMutex
 	subscribers map[string][]string // wire name -> modules
 	ready       bool
@@ -160,6 +163,7 @@ func (b *Bus) Add(m *module.Module, store *unit.Store) error {
 		})
 	}
 	p.inbox = inbox.New(store, p.handlers, b.cfg.policy(), b.opts.Metrics, b.opts.Log, func(time.Time) { p.timers.Wake() })
+	store.Know(m.Payloads())
 	m.Store = store
 	b.parts[m.Name] = p
 	return nil
@@ -204,12 +208,10 @@ func (b *Bus) Open(ctx context.Context) error {
 			}
 		}
 	}
-	if err := b.register(ctx, subscribers); err != nil {
-		return fmt.Errorf("register subscriptions: %w", err)
+	b.declared = subscribers
+	if err := b.register(ctx); err != nil {
+		return fmt.Errorf("register: %w", err)
 	}
-	b.mu.Lock()
-	b.subscribers = subscribers
-	b.mu.Unlock()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, name := range b.names() {
 		p := b.parts[name]
@@ -296,40 +298,45 @@ func expand(module string, s module.Subscription, names []string) ([]string, err
 	return all, nil
 }
 
-// register writes who subscribes into the control store and adds what other processes have written there.
-func (b *Bus) register(ctx context.Context, subscribers map[string][]string) error {
-	if b.opts.Control == nil {
-		return nil
+// register says in the control store who subscribes to what, and adds the subscriptions of modules that are not in this process.
+// Who knows foreign events runs a part of the program.
+func (b *Bus) register(ctx context.Context) error {
+	all := map[string][]string{}
+	for name, subs := range b.declared {
+		all[name] = slices.Clone(subs)
 	}
-	store := unit.New(b.opts.Control, unit.Options{Module: database.Control})
-	err := store.Do(ctx, func(_ context.Context, w *unit.Work) error {
-		for name, subs := range subscribers {
+	if b.opts.Control != nil {
+		store := unit.New(b.opts.Control, unit.Options{Module: database.Control})
+		inForce, err := control.Register(ctx, store, b.declared, len(b.opts.Foreign) == 0)
+		if err != nil {
+			return err
+		}
+		for name, subs := range inForce {
 			for _, s := range subs {
-				if err := w.DB.Exec("INSERT INTO subscription (subscriber, message, since) VALUES (?, ?, ?) ON CONFLICT (subscriber, message) DO NOTHING", s, name, w.Now()).Error; err != nil {
-					return err
+				if b.parts[s] == nil {
+					all[name] = append(all[name], s)
 				}
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
-	return b.learn(ctx, subscribers)
+	b.mu.Lock()
+	b.subscribers = all
+	b.mu.Unlock()
+	return nil
 }
 
-// learn adds the subscriptions of modules that are not in this process.
-func (b *Bus) learn(ctx context.Context, subscribers map[string][]string) error {
-	var rows []struct{ Subscriber, Message string }
-	if err := b.opts.Control.Read(ctx).Raw("SELECT subscriber, message FROM subscription").Scan(&rows).Error; err != nil {
-		return err
-	}
-	for _, r := range rows {
-		if b.parts[r.Subscriber] == nil && !slices.Contains(subscribers[r.Message], r.Subscriber) {
-			subscribers[r.Message] = append(subscribers[r.Message], r.Subscriber)
+// stay registers again and again, so that what this version subscribes to stays in force, and notices what is no more.
+func (b *Bus) stay(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(control.Alive / 3):
+		}
+		if err := b.register(ctx); err != nil && ctx.Err() == nil {
+			b.opts.Log.Warn("subscriptions not registered", "error", err)
 		}
 	}
-	return nil
 }
 
 func (b *Bus) subscribersOf(name string) []string {
@@ -395,6 +402,9 @@ func (b *Bus) Run(ctx context.Context) error {
 		owners.Go(func() { b.watch(ctx, p) })
 	}
 	owners.Go(func() { b.notified(ctx) })
+	if b.opts.Control != nil {
+		owners.Go(func() { b.stay(ctx) })
+	}
 	owners.Wait()
 	for _, name := range b.names() {
 		b.parts[name].timers.Drain()
@@ -410,6 +420,9 @@ func (b *Bus) Stand(ctx context.Context) error {
 	var all sync.WaitGroup
 	for _, p := range b.parts {
 		all.Go(func() { b.watch(ctx, p) })
+	}
+	if b.opts.Control != nil {
+		all.Go(func() { b.stay(ctx) })
 	}
 	all.Wait()
 	for _, p := range b.parts {

@@ -80,7 +80,8 @@ func (b *Bus) answer(ctx context.Context, p *part, name, commandID string, body 
 	return b.request(ctx, p, fn, name, commandID, body)
 }
 
-// request runs a command once per id and keeps its reply with the inbox row; a repeat gets the first reply.
+// request runs a command once per id and keeps its reply with the inbox row; a repeat gets the first reply, or errs.Gone if that
+// was erased with its user.
 func (b *Bus) request(ctx context.Context, p *part, fn module.RequestHandler, name, id string, body []byte) (reply []byte, err error) {
 	handler := "request:" + name
 	cause := &message.Message{ID: id, Name: name, Key: id, CorrelationID: telemetry.Correlation(ctx)}
@@ -91,13 +92,26 @@ func (b *Bus) request(ctx context.Context, p *part, fn module.RequestHandler, na
 			return claimed.Error
 		}
 		if claimed.RowsAffected == 0 {
-			return w.DB.Raw("SELECT reply FROM inbox WHERE handler = ? AND message_id = ?", handler, id).Row().Scan(&reply)
-		}
-		var err error
-		if reply, err = fn(ctx, w, append([]byte(nil), body...)); err != nil {
+			err := w.DB.Raw("SELECT reply FROM inbox WHERE handler = ? AND message_id = ?", handler, id).Row().Scan(&reply)
+			if err == nil && reply == nil {
+				return errs.New(errs.Gone, "the reply to this command was erased")
+			}
 			return err
 		}
-		return w.DB.Exec("UPDATE inbox SET reply = ? WHERE handler = ? AND message_id = ?", reply, handler, id).Error
+		var subject string
+		var err error
+		if reply, subject, err = fn(ctx, w, append([]byte(nil), body...)); err != nil {
+			return err
+		}
+		erased, err := w.Erased(subject)
+		if err != nil {
+			return err
+		}
+		kept := reply
+		if erased {
+			kept = nil
+		}
+		return w.DB.Exec("UPDATE inbox SET reply = ?, subject = ? WHERE handler = ? AND message_id = ?", kept, subject, handler, id).Error
 	}, database.Repeatable)
 	return reply, err
 }

@@ -109,6 +109,9 @@ func TestABudgetIsFullAtMost(t *testing.T) {
 	if got := charge(t, b, limit, control.Charge{Key: "a", Want: 99})[0]; got.Granted != 10 {
 		t.Errorf("after a day: %+v", got)
 	}
+	if got := charge(t, b, limit, control.Charge{Key: "a", Want: 1})[0]; got.Granted != 0 {
+		t.Errorf("after all of it was taken: %+v", got)
+	}
 }
 
 // TestChargesLockInOneOrder: replicas that charge the same clients wait for each other in a line, never in a circle.

@@ -113,7 +113,7 @@ func (b *Inbox) Replay(ctx context.Context, id string) error {
 			return fmt.Errorf("dead letter %s: %w", id, err)
 		}
 		// Before the letter's row is taken, as an erasure does it: it either finds the letter, or what is made of it here.
-		body, reason, err := kept(w, m, r.Reason)
+		body, reason, err := Kept(w, m, r.Reason)
 		if err != nil {
 			return err
 		}

@@ -289,8 +289,8 @@ func claim(w *unit.Work, h *Handler, m message.Message) (bool, error) {
 	return r.RowsAffected == 1, r.Error
 }
 
-// kept is a message and the reason of its failure in the form in which a store takes them.
-func kept(w *unit.Work, m message.Message, reason string) ([]byte, string, error) {
+// Kept is a message and the reason of its failure in the form in which a store takes them.
+func Kept(w *unit.Work, m message.Message, reason string) ([]byte, string, error) {
 	body, erased, err := w.Envelope(m)
 	if erased {
 		return body, "erased", err
@@ -311,7 +311,7 @@ func Reason(text string) string {
 }
 
 func park(w *unit.Work, h *Handler, m message.Message, reason string) error {
-	body, reason, err := kept(w, m, reason)
+	body, reason, err := Kept(w, m, reason)
 	if err != nil {
 		return err
 	}
@@ -365,7 +365,7 @@ func parkKey(w *unit.Work, h *Handler, key string, next *time.Time, attempt int,
 }
 
 func bury(w *unit.Work, h *Handler, m message.Message, position int64, reason string, attempts int, first time.Time) error {
-	body, reason, err := kept(w, m, reason)
+	body, reason, err := Kept(w, m, reason)
 	if err != nil {
 		return err
 	}

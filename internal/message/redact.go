@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 )
@@ -25,6 +26,15 @@ func NewRedactor(contracts ...Contract) *Redactor {
 		}
 	}
 	return r
+}
+
+// With is a redactor that knows other payloads too, each by a name that is no wire name.
+func (r *Redactor) With(payloads map[string]reflect.Type) *Redactor {
+	all := &Redactor{types: maps.Clone(payloads)}
+	if r != nil {
+		maps.Copy(all.types, r.types)
+	}
+	return all
 }
 
 // Payload is body with all fields tagged `personal:"true"` emptied. A message of an unknown name is emptied whole:

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"sort"
 	"time"
 
@@ -60,7 +61,7 @@ type Route struct {
 // Subscription is a handler of other modules' events.
 type Subscription struct {
 	Handler string   // unique in the module and never changed: rows wait under this name
-	Aliases []string // former names of the handler
+	Aliases []string // former names of the handler, the oldest first; they stay as long as the handler does
 	Events  []string // wire names, or prefixes as in "payments.*"
 	// Unordered lets messages of one key overtake each other when one fails. The default keeps their order.
 	Unordered bool
@@ -97,6 +98,7 @@ type Module struct {
 	timers    map[string]TimerHandler
 	effects   map[string]EffectHandler
 	schedules map[string]ScheduleHandler
+	payloads  map[string]reflect.Type // of timers and effects
 	start     []func(ctx context.Context) error
 }
 
@@ -107,7 +109,8 @@ type (
 	// QueryHandler answers a query; it changes nothing.
 	QueryHandler func(ctx context.Context, body []byte) ([]byte, error)
 	// RequestHandler answers a command at once; the reply is stored with its inbox row.
-	RequestHandler func(ctx context.Context, w *unit.Work, body []byte) ([]byte, error)
+	// The user whose personal data it holds, or "", comes with it.
+	RequestHandler func(ctx context.Context, w *unit.Work, body []byte) (reply []byte, subject string, err error)
 	// TimerHandler runs when a timer is due, within the unit of work that removes the timer.
 	TimerHandler func(ctx context.Context, w *unit.Work, key string, body []byte) error
 	// EffectHandler does something outside the store, outside any unit of work.
@@ -124,7 +127,7 @@ func New(d Descriptor) *Module {
 	return &Module{
 		Descriptor: d, mounts: map[string]func(huma.API, huma.Operation){}, messages: map[string]map[string]MessageHandler{},
 		queries: map[string]QueryHandler{}, requests: map[string]RequestHandler{}, timers: map[string]TimerHandler{},
-		effects: map[string]EffectHandler{}, schedules: map[string]ScheduleHandler{},
+		effects: map[string]EffectHandler{}, schedules: map[string]ScheduleHandler{}, payloads: map[string]reflect.Type{},
 	}
 }
 
@@ -182,24 +185,31 @@ func OnQuery[Q message.Query, R any](m *Module, fn func(ctx context.Context, q Q
 	}
 }
 
-// OnRequest binds a command that is answered at once; message.Request is its caller.
+// OnRequest binds a command that is answered at once; message.Request is its caller. A reply with personal data says whose
+// (message.Personal), so that it is erased with the user.
 func OnRequest[Q message.Query, R any](m *Module, fn func(ctx context.Context, w *unit.Work, q Q) (R, error)) {
 	var zero Q
-	m.requests[zero.MessageName()] = func(ctx context.Context, w *unit.Work, body []byte) ([]byte, error) {
+	m.requests[zero.MessageName()] = func(ctx context.Context, w *unit.Work, body []byte) (reply []byte, subject string, err error) {
 		var q Q
 		if err := json.Unmarshal(body, &q); err != nil {
-			return nil, errs.New(errs.Malformed, "decode %s: %w", zero.MessageName(), err)
+			return nil, "", errs.New(errs.Malformed, "decode %s: %w", zero.MessageName(), err)
 		}
 		r, err := fn(ctx, w, q)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
-		return json.Marshal(r)
+		if p, ok := any(r).(message.Personal); ok {
+			subject = p.PersonalSubject()
+		}
+		reply, err = json.Marshal(r)
+		return reply, subject, err
 	}
 }
 
-// OnTimer binds a one-shot timer, set by Work.Schedule.
+// OnTimer binds a one-shot timer, set by Work.Schedule. Fields of its payload that are tagged `personal:"true"` are empty when
+// the user was erased.
 func OnTimer[P any](m *Module, name string, fn func(ctx context.Context, w *unit.Work, key string, p P) error) {
+	m.payloads[name] = reflect.TypeFor[P]()
 	m.timers[name] = func(ctx context.Context, w *unit.Work, key string, body []byte) error {
 		var p P
 		if err := json.Unmarshal(body, &p); err != nil {
@@ -211,8 +221,11 @@ func OnTimer[P any](m *Module, name string, fn func(ctx context.Context, w *unit
 
 // OnEffect binds work outside the store, asked for by Work.Effect: the second of the three steps of an external
 // effect (commit the intent, call with a stable id, commit the outcome). It may run again after a crash, so the
-// other side must know the id; key is a good one. An error is tried again with backoff.
+// other side must know the id; key is a good one. An error is tried again with backoff. Fields of its payload that are tagged
+// `personal:"true"` are empty if it was given up, its user was erased and its dead letter is replayed: what was done
+// before must then be found out by the id.
 func OnEffect[P any](m *Module, name string, fn func(ctx context.Context, key string, p P) error) {
+	m.payloads[name] = reflect.TypeFor[P]()
 	m.effects[name] = func(ctx context.Context, key string, body []byte) error {
 		var p P
 		if err := json.Unmarshal(body, &p); err != nil {
@@ -346,6 +359,9 @@ func (m *Module) Timer(name string) TimerHandler { return m.timers[name] }
 
 // Effect is the handler of work outside the store; nil if there is none.
 func (m *Module) Effect(name string) EffectHandler { return m.effects[name] }
+
+// Payloads are the types of what timers and effects are given, by name.
+func (m *Module) Payloads() map[string]reflect.Type { return m.payloads }
 
 // ScheduleHandler is the handler of recurring work; nil if there is none.
 func (m *Module) ScheduleHandler(name string) ScheduleHandler { return m.schedules[name] }

@@ -67,6 +67,7 @@ type due struct {
 	DueAt, FirstAt  time.Time
 	Attempt         int
 	Payload         []byte
+	Subject         string
 }
 
 // Wake looks for due rows now.
@@ -215,7 +216,7 @@ func (t *Timers) next(ctx context.Context, since time.Time) (time.Time, bool, er
 
 func (t *Timers) fire(ctx context.Context, now time.Time) (busy bool, err error) {
 	var rows []due
-	err = t.store.Read(ctx).Raw("SELECT kind, name, key, due_at, first_at, attempt, payload FROM timers WHERE due_at <= ? AND name IN ? ORDER BY due_at LIMIT ?",
+	err = t.store.Read(ctx).Raw("SELECT kind, name, key, due_at, first_at, attempt, payload, subject FROM timers WHERE due_at <= ? AND name IN ? ORDER BY due_at LIMIT ?",
 		now, t.names, batch).Scan(&rows).Error
 	if err != nil {
 		return false, err
@@ -264,7 +265,7 @@ func (t *Timers) postpone(ctx context.Context, d due) {
 func (t *Timers) cause(d due) *message.Message {
 	return &message.Message{
 		ID:  message.DeriveID("", t.module.Name+"/"+d.Name+"/"+d.Key, int(d.FirstAt.UnixMicro())),
-		Key: d.Key, Name: d.Name, Source: d.Kind, Time: d.FirstAt, Payload: json.RawMessage(d.Payload),
+		Key: d.Key, Name: d.Name, Source: d.Kind, Time: d.FirstAt, Subject: d.Subject, Payload: json.RawMessage(d.Payload),
 	}
 }
 
@@ -383,7 +384,7 @@ func (t *Timers) failed(ctx context.Context, d due, cause error) {
 		if w.Dialect() == database.Postgres {
 			lock = " FOR UPDATE"
 		}
-		found := w.DB.Raw("SELECT kind, name, key, due_at, first_at, attempt, payload FROM timers WHERE name = ? AND key = ?"+lock, d.Name, d.Key).Scan(&row)
+		found := w.DB.Raw("SELECT kind, name, key, due_at, first_at, attempt, payload, subject FROM timers WHERE name = ? AND key = ?"+lock, d.Name, d.Key).Scan(&row)
 		if found.Error != nil || found.RowsAffected == 0 {
 			return found.Error // cancelled, or finished by another process
 		}
@@ -397,12 +398,12 @@ func (t *Timers) failed(ctx context.Context, d due, cause error) {
 		}
 		dead = true
 		m := t.cause(row)
-		body, err := json.Marshal(m)
+		body, reason, err := inbox.Kept(w, *m, cause.Error())
 		if err != nil {
 			return err
 		}
 		if err := w.DB.Exec(`INSERT INTO dead_letters (id, position, handler, key, message_id, name, subject, message, reason, attempts, first_at, died_at)
-			VALUES (?, 0, ?, ?, ?, ?, '', ?, ?, ?, ?, ?)`, message.NewID(), inbox.TimerHandler(row.Name), row.Key, m.ID, row.Name, body, inbox.Reason(cause.Error()), row.Attempt+1, row.FirstAt, w.Now()).Error; err != nil {
+			VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, message.NewID(), inbox.TimerHandler(row.Name), row.Key, m.ID, row.Name, row.Subject, body, reason, row.Attempt+1, row.FirstAt, w.Now()).Error; err != nil {
 			return err
 		}
 		return w.DB.Exec("DELETE FROM timers WHERE name = ? AND key = ?", d.Name, d.Key).Error

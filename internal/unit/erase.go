@@ -1,8 +1,10 @@
 package unit
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"reflect"
 
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/message"
@@ -20,7 +22,8 @@ import (
 //
 // A pending effect stays as it was asked for. It may be on its way, or have been called without a reply, and the other side
 // knows it by its first words: with others a charge could neither be found nor finished. It has its end in sight: its row goes with
-// its outcome, or after bus.give_up_after.
+// its outcome, or, given up after bus.give_up_after, becomes a dead letter without personal data. Replayed, the effect is
+// called with that.
 func (w *Work) Erase(subject string) error {
 	if subject == "" {
 		return nil
@@ -75,6 +78,42 @@ func (w *Work) Erase(subject string) error {
 		return fmt.Errorf("erase stored answers: %w", err)
 	}
 	return nil
+}
+
+// Know names the types of what timers and effects are given, so that what is personal in it can be told. It comes before the
+// first unit of work.
+func (s *Store) Know(payloads map[string]reflect.Type) {
+	named := make(map[string]reflect.Type, len(payloads))
+	for name, t := range payloads {
+		named[s.payloadName(name)] = t
+	}
+	s.personal = s.personal.With(named)
+}
+
+// subject is whom a timer or an effect is about: who its payload says, or whom the message is about that caused it.
+func (w *Work) subject(payload any) string {
+	if p, ok := payload.(message.Personal); ok {
+		return p.PersonalSubject()
+	}
+	if w.cause != nil {
+		return w.cause.Subject
+	}
+	return ""
+}
+
+// timerPayload is what a timer is given: nothing personal of somebody who is erased already.
+func (w *Work) timerPayload(t timerRow) ([]byte, error) {
+	if t.Kind == kindEffect || t.Subject == "" {
+		return t.Payload, nil
+	}
+	clean, err := w.store.personal.Payload(w.store.payloadName(t.Name), t.Payload)
+	if err != nil || bytes.Equal(clean, t.Payload) {
+		return t.Payload, err
+	}
+	if erased, err := w.Erased(t.Subject); err != nil || !erased {
+		return t.Payload, err
+	}
+	return clean, nil
 }
 
 // payloadName is how the redactor knows a payload: a message by its wire name, a timer or an effect by its module and name.

@@ -50,6 +50,7 @@ type timerRow struct {
 	Kind, Name, Key string
 	DueAt, FirstAt  time.Time
 	Payload         []byte
+	Subject         string
 }
 
 type timerKey struct{ Name, Key string }
@@ -487,9 +488,13 @@ func (w *Work) flushTimers() error {
 		if t.Kind == kindEffect {
 			due = due.Add(EffectGrace) // this process runs it now; the row is for the case that it dies
 		}
-		err := database.Statements(w.DB).Later(nil, `INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, ?, ?, ?, ?, 0, ?)
-			ON CONFLICT (name, key) DO UPDATE SET kind = excluded.kind, due_at = excluded.due_at, first_at = excluded.first_at, attempt = 0, payload = excluded.payload`,
-			t.Kind, t.Name, t.Key, due, t.FirstAt, t.Payload)
+		payload, err := w.timerPayload(t)
+		if err != nil {
+			return fmt.Errorf("set timer: %w", err)
+		}
+		err = database.Statements(w.DB).Later(nil, `INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload, subject) VALUES (?, ?, ?, ?, ?, 0, ?, ?)
+			ON CONFLICT (name, key) DO UPDATE SET kind = excluded.kind, due_at = excluded.due_at, first_at = excluded.first_at, attempt = 0, payload = excluded.payload, subject = excluded.subject`,
+			t.Kind, t.Name, t.Key, due, t.FirstAt, payload, t.Subject)
 		if err != nil {
 			return fmt.Errorf("set timer: %w", err)
 		}

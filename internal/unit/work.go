@@ -139,7 +139,7 @@ func (w *Work) timer(kind, name, key string, due time.Time, payload any) {
 		w.fail(fmt.Errorf("module %s does not declare the %s %s", w.store.module, kind, name))
 		return
 	}
-	w.timers = append(w.timers, timerRow{Kind: kind, Name: name, Key: key, DueAt: due.UTC().Truncate(time.Microsecond), Payload: body, FirstAt: w.now})
+	w.timers = append(w.timers, timerRow{Kind: kind, Name: name, Key: key, DueAt: due.UTC().Truncate(time.Microsecond), Payload: body, FirstAt: w.now, Subject: w.subject(payload)})
 }
 
 // AfterCommit runs fn once the unit of work is durable; a crash loses the call, so it may only be a hint.

@@ -14,7 +14,7 @@ import (
 type chargeIntent struct {
 	OrderID string      `json:"order_id"`
 	Amount  money.Money `json:"amount"`
-	Card    string      `json:"card"`
+	Card    string      `json:"card" personal:"true"`
 }
 
 // charge commits the intent.
@@ -30,9 +30,22 @@ func (p *payments) charge(_ context.Context, w *unit.Work, c paymentsapi.Charge)
 	return keep(w, known, events)
 }
 
+// askCharge asks the provider for the charge. Without a card, as after the charge was given up and its customer erased, only
+// what was done before counts.
+func (p *payments) askCharge(ctx context.Context, id string, i chargeIntent) (Outcome, error) {
+	if i.Card != "" {
+		return p.provider.Charge(ctx, ChargeRequest{ID: id, Amount: i.Amount, CardToken: i.Card})
+	}
+	outcome, found, err := p.provider.Lookup(ctx, id)
+	if err == nil && !found {
+		outcome = Outcome{Reason: "no_card"}
+	}
+	return outcome, err
+}
+
 // callCharge asks the provider, then commits the outcome.
 func (p *payments) callCharge(ctx context.Context, id string, i chargeIntent) error {
-	outcome, err := p.provider.Charge(ctx, ChargeRequest{ID: id, Amount: i.Amount, CardToken: i.Card})
+	outcome, err := p.askCharge(ctx, id, i)
 	if err != nil {
 		return fmt.Errorf("charge for payment %s: %w", id, err)
 	}

@@ -31,6 +31,8 @@ type fake struct {
 	changed  chan struct{} // closed with each change
 	services map[string]*instance
 	asked    int // questions for health
+	waiting  int // those of them that wait
+	down     bool
 	tokens   []string
 }
 
@@ -61,7 +63,12 @@ func startFake(t *testing.T, start func(*httptest.Server)) *fake {
 		token := r.Header.Get("X-Consul-Token")
 		f.mu.Lock()
 		f.tokens = append(f.tokens, token)
+		down := f.down
 		f.mu.Unlock()
+		if down {
+			http.Error(w, "No cluster leader", http.StatusInternalServerError)
+			return
+		}
 		if token != f.token {
 			http.Error(w, "ACL not found", http.StatusForbidden)
 			return
@@ -82,10 +89,20 @@ func (f *fake) config() discovery.Consul {
 	return discovery.Consul{Addr: f.server.URL, Token: secret.Text(f.token)}
 }
 
-// restart breaks all connections; who comes again finds an agent that knows nothing and counts from the beginning.
+// restart breaks all connections; who comes again finds an agent that has no leader at first, and then one that knows
+// nothing and counts from the beginning.
 func (f *fake) restart() {
+	f.setDown(true)
 	f.forget()
 	f.server.CloseClientConnections()
+	<-time.After(time.Second)
+	f.setDown(false)
+}
+
+func (f *fake) setDown(down bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = down
 }
 
 func (f *fake) forget() {
@@ -237,6 +254,7 @@ func (f *fake) health(w http.ResponseWriter, r *http.Request) {
 	// Who waits while a snapshot is loaded is answered at once; who comes later with an index of before waits.
 	for restored := f.restored; after > 0 && f.index <= after && restored == f.restored; {
 		changed := f.changed
+		f.waiting++
 		f.mu.Unlock()
 		ended := false
 		select {
@@ -247,6 +265,7 @@ func (f *fake) health(w http.ResponseWriter, r *http.Request) {
 			ended = true
 		}
 		f.mu.Lock()
+		f.waiting--
 		if ended {
 			break
 		}

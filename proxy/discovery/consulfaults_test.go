@@ -159,9 +159,11 @@ func TestConsulIsRestoredFromASnapshot(t *testing.T) {
 	o.EmptyAfter = time.Minute
 	w := watch(t, o, "consul://back")
 	w.want("10.0.0.1:9101*1")
+	waits := func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.waiting > 0 }
+	eventually(t, "a question that waits", waits)
 	before := f.questions()
 	f.restore()
-	eventually(t, "a new question", func() bool { return f.questions() > before })
+	eventually(t, "a new question", func() bool { return f.questions() > before && waits() })
 	f.add("back-2", "back", "10.0.0.2:9101")
 	w.want("10.0.0.2:9101*1")
 }

@@ -292,7 +292,7 @@ func TestTheFirstAnswerHasADeadline(t *testing.T) {
 			if err == nil || !strings.HasPrefix(err.Error(), c.want) || time.Since(begin) > 10*time.Second {
 				t.Errorf("got %v after %s, want %q", err, time.Since(begin), c.want)
 			}
-			if questions := c.server.all.Load(); questions < 4 { // of each attempt two, for A and AAAA
+			if questions := c.server.all.Load(); c.server == mute && questions < 4 { // of each attempt two, for A and AAAA
 				t.Errorf("%d questions: one that was not answered kept the others waiting", questions)
 			}
 		})

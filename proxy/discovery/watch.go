@@ -21,7 +21,7 @@ type watcher struct {
 }
 
 const (
-	longestWait = 5 * time.Minute
+	longestWait = time.Minute // Consul may have lost what it counted by, and then only the end of the wait helps
 	shortPause  = 200 * time.Millisecond
 	longPause   = 30 * time.Second
 )

@@ -173,10 +173,10 @@ func TestWatchIsNeitherBusyNorLoud(t *testing.T) {
 		"DNS, nothing new":     {false, []answer{{0, []string{"a"}, nil}}, 400},
 		"DNS, down":            {false, []answer{{0, []string{"a"}, nil}, {time.Minute, nil, errDown}}, 410},
 		"DNS, empty":           {false, []answer{{0, []string{"a"}, nil}, {time.Minute, nil, nil}}, 410},
-		"Consul, nothing new":  {true, []answer{{0, []string{"a"}, nil}}, 13},
+		"Consul, nothing new":  {true, []answer{{0, []string{"a"}, nil}}, 61},
 		"Consul, down":         {true, []answer{{0, []string{"a"}, nil}, {time.Minute, nil, errDown}}, 140},
-		"Consul, empty":        {true, []answer{{0, []string{"a"}, nil}, {time.Minute, nil, nil}}, 16},
-		"Consul, changing 30s": {true, flapping, 180},
+		"Consul, empty":        {true, []answer{{0, []string{"a"}, nil}, {time.Minute, nil, nil}}, 64},
+		"Consul, changing 30s": {true, flapping, 230},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -516,7 +516,7 @@ func TestNoDataSaysNothing(t *testing.T) {
 		t.Parallel()
 		tr := newTraffic(t, config(), 12)
 		tr.begin(gate.Stage{Epoch: 1, Placement: gate.Local, Share: 5000})
-		tr.local.failing, tr.remote.failing = 1, 1 // remote requests that were on their way
+		tr.remote.failing = 1 // requests that were on their way
 		tr.until(10_000)
 		tr.want(gate.NotEnough, "")
 	})

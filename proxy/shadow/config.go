@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Config is about comparing the answers of one module.
+// Config is about comparing the answers of modules.
 type Config struct {
 	Sample        float64       `mapstructure:"sample"`         // percent of the requests that read
 	ControlSample float64       `mapstructure:"control_sample"` // percent of those: local is asked twice, to see what is noise
@@ -79,7 +79,7 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate names the wrong key and the way out. prefix is where the configuration stands, as in modules.orders.shadow.
+// Validate names the wrong key and the way out. prefix is where the configuration stands, as in gateway.shadow.
 func (c Config) Validate(prefix string) error {
 	var wrong []error
 	note := func(key, format string, args ...any) {
@@ -138,7 +138,7 @@ func (c Config) Validate(prefix string) error {
 	return errors.Join(wrong...)
 }
 
-// CheckRoutes names the routes of the configuration that the module does not have.
+// CheckRoutes names the routes of the configuration that are none of those that read, of all modules.
 func (c Config) CheckRoutes(prefix string, routes []string) error {
 	var wrong []error
 	for i, r := range c.Compare {

@@ -97,6 +97,8 @@ func TestDiff(t *testing.T) {
 		{name: "unordered, less often", local: `[1,2,1]`, remote: `[1,2,2]`, rules: []Rule{{Path: "$", UnorderedBy: "$"}}, want: []string{"$[*]: 1, (absent)"}},
 		{name: "unordered within unordered", local: `[{"k":1,"l":[1,2]},{"k":2,"l":[3,4]}]`, remote: `[{"k":2,"l":[4,3]},{"k":1,"l":[2,1]}]`,
 			rules: []Rule{{Path: "$", UnorderedBy: "k"}, {Path: "$[*].l", UnorderedBy: "$"}}},
+		{name: "unordered within what has an order", local: `[{"l":[1,2]},{"l":[3]}]`, remote: `[{"l":[3]},{"l":[2,1]}]`,
+			rules: []Rule{{Path: "$[*].l", UnorderedBy: "$"}}, want: []string{"$ (order): array of 2, array of 2"}},
 
 		{name: "tolerance", local: `{"total":1.000}`, remote: `{"total":1.005}`, rules: []Rule{{Path: "$.total", Tolerance: 0.005}}},
 		{name: "tolerance is exact", local: `{"total":0.3}`, remote: `{"total":0.4000000000000000001}`, rules: []Rule{{Path: "$.total", Tolerance: 0.1}},
@@ -245,6 +247,19 @@ func TestDiffHasABound(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestRational: a number of few bytes must not take much memory.
+func TestRational(t *testing.T) {
+	t.Parallel()
+	for s, can := range map[string]bool{
+		"1": true, "-1.5e-3": true, "1e400": true, "1E-400": true, "1e401": false, "1e-401": false, "1e99999999999999999999": false,
+		strings.Repeat("1", 400): true, strings.Repeat("1", 401): false,
+	} {
+		if got := rational(s); (got != nil) != can {
+			t.Errorf("%s: %v", s, got)
+		}
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // tail is the probability of at most k of n, summed up.
@@ -51,6 +53,15 @@ func TestBounds(t *testing.T) {
 	}
 	if upper(0, 0, confidence) != 1 || lower(0, 0, confidence) != 0 {
 		t.Error("nothing seen says something")
+	}
+	for _, a := range []float64{1, 2, 40, 5000, 1e6} {
+		for _, b := range []float64{1, 3, 700, 1e6} {
+			for _, x := range []float64{0.00001, 0.01, 0.5, 0.93, 0.99999} {
+				if got, want := incompleteBeta(a, b, x), 1-incompleteBeta(b, a, 1-x); math.Abs(got-want) > 1e-9 || got < 0 || got > 1 {
+					t.Errorf("incompleteBeta(%v, %v, %v) is %v, and the other way round %v", a, b, x, got, want)
+				}
+			}
+		}
 	}
 	// Numbers of years.
 	if up := upper(900_000, 1_000_000_000, confidence); up < 0.0009 || up > 0.000902 {
@@ -130,7 +141,7 @@ func TestJudge(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	t.Parallel()
-	if err := DefaultConfig().Validate("modules.orders.shadow"); err != nil {
+	if err := DefaultConfig().Validate("gateway.shadow"); err != nil {
 		t.Fatal(err)
 	}
 	nan := math.NaN()
@@ -165,8 +176,8 @@ func TestConfig(t *testing.T) {
 	} {
 		c := DefaultConfig()
 		change(&c)
-		err := c.Validate("modules.orders.shadow")
-		if err == nil || !strings.HasPrefix(err.Error(), "modules.orders.shadow."+key) {
+		err := c.Validate("gateway.shadow")
+		if err == nil || !strings.HasPrefix(err.Error(), "gateway.shadow."+key) {
 			t.Errorf("%s: %v", key, err)
 		}
 		if _, err := New(Options{Module: "orders", Config: c}); err == nil {
@@ -176,10 +187,32 @@ func TestConfig(t *testing.T) {
 	c := DefaultConfig()
 	c.Compare = []Rule{{Route: "get-orders", Path: "$.a", Ignore: true}}
 	c.Gate.Exempt = []string{"get-ordres"}
-	_, err := New(Options{Module: "orders", Routes: []string{"get-order"}, Config: c})
-	for _, want := range []string{`modules.orders.shadow.compare[0].route: "get-orders" is not`, `modules.orders.shadow.gate.exempt: "get-ordres" is not`} {
+	err := c.CheckRoutes("gateway.shadow", []string{"get-order"})
+	for _, want := range []string{`gateway.shadow.compare[0].route: "get-orders" is not`, `gateway.shadow.gate.exempt: "get-ordres" is not`} {
 		if !strings.Contains(fmt.Sprint(err), want) {
 			t.Errorf("%v says nothing of %s", err, want)
 		}
+	}
+	if err := c.CheckRoutes("gateway.shadow", []string{"get-orders", "get-ordres"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRulesOfARoute: the configuration is that of all modules, and a rule is for one route of one of them.
+func TestRulesOfARoute(t *testing.T) {
+	t.Parallel()
+	c := DefaultConfig()
+	c.Compare = []Rule{{Route: "a", Path: "$.x", Ignore: true}, {Path: "$.y", Ignore: true}, {Route: "of another module", Path: "$.z", Ignore: true}}
+	c.Gate.Exempt = []string{"of another module"}
+	m, err := New(Options{Module: "orders", Routes: []string{"a", "b"}, Config: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, y := body(`{"x":1,"y":1,"z":1}`), body(`{"x":2,"y":2,"z":2}`)
+	if diff := cmp.Diff(paths(m.differs["a"].Diff(x, y)), []string{"$.z"}); diff != "" {
+		t.Error("a (-got +want)", diff)
+	}
+	if diff := cmp.Diff(paths(m.differs["b"].Diff(x, y)), []string{"$.x", "$.z"}); diff != "" {
+		t.Error("b (-got +want)", diff)
 	}
 }

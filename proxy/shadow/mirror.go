@@ -2,7 +2,6 @@ package shadow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -35,8 +34,8 @@ type Again func(ctx context.Context, side Side) (Answer, error)
 // Options are what a Mirror is made of.
 type Options struct {
 	Module string
-	Routes []string // those that read; nothing else is mirrored
-	Config Config
+	Routes []string     // those that read; nothing else is mirrored
+	Config Config       // may be that of several modules: what it says of other routes has no effect
 	Log    *slog.Logger // nil for none
 }
 
@@ -75,8 +74,7 @@ func New(o Options) (*Mirror, error) {
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
-	prefix := "modules." + o.Module + ".shadow"
-	if err := errors.Join(o.Config.Validate(prefix), o.Config.CheckRoutes(prefix, o.Routes)); err != nil {
+	if err := o.Config.Validate("gateway.shadow"); err != nil {
 		return nil, err
 	}
 	for _, name := range o.Routes {
@@ -238,10 +236,10 @@ func (m *Mirror) handle(ctx context.Context, j job) {
 	found, outcome := m.first(ctx, j)
 	if outcome == doubtful {
 		if outcome = m.wait(ctx, m.cfg.ConfirmAfter); outcome == doubtful {
-			found, outcome = m.second(ctx, j, found)
+			outcome = m.second(ctx, j, found)
 		}
 	}
-	if outcome == failed && ctx.Err() == nil {
+	if outcome == failed {
 		j.count(func(c *RouteReport) { c.Failed++ })
 	}
 }
@@ -270,7 +268,7 @@ func (m *Mirror) ask(ctx context.Context, j job, side Side) (Answer, outcome) {
 	switch {
 	case ctx.Err() != nil:
 		return a, stopped
-	case err != nil:
+	case err != nil || a.Status == 0:
 		return a, failed
 	case side == Remote && a.Header.Get(UnsafeHeader) != "":
 		if !j.route.unsafe.Swap(true) {
@@ -366,12 +364,12 @@ func (m *Mirror) wait(ctx context.Context, d time.Duration) outcome {
 }
 
 // second asks both sides again, and local for control, and says what the differences were.
-func (m *Mirror) second(ctx context.Context, j job, first []Difference) ([]Difference, outcome) {
+func (m *Mirror) second(ctx context.Context, j job, first []Difference) outcome {
 	var answers [3]Answer
 	for i, side := range [3]Side{Local, Remote, Local} {
 		var o outcome
 		if answers[i], o = m.ask(ctx, j, side); o != done {
-			return nil, o
+			return o
 		}
 	}
 	now := m.diff(ctx, j, answers[0], answers[1])
@@ -406,7 +404,7 @@ func (m *Mirror) second(ctx context.Context, j job, first []Difference) ([]Diffe
 		}
 	case first[0].Path == "status" && first[0].Remote[0] == '5':
 		// No state that a side could lag behind with is an error of the server.
-		return nil, failed
+		return failed
 	default:
 		r.counts.Skew++
 		for _, d := range first {
@@ -417,7 +415,7 @@ func (m *Mirror) second(ctx context.Context, j job, first []Difference) ([]Diffe
 		}
 		r.sample(Sample{time.Now().UTC(), Skew, j.id, first})
 	}
-	return nil, done
+	return done
 }
 
 func contains(list []Difference, path string) bool {

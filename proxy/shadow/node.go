@@ -244,9 +244,7 @@ func (p *parser) sum(n *node, format string) {
 				sum = order[i]
 			}
 			if n.kind == object {
-				_, _ = h.WriteString(strconv.Itoa(len(n.items[i].name)))
-				_ = h.WriteByte(':')
-				_, _ = h.WriteString(n.items[i].name)
+				_, _ = h.WriteString(n.items[i].name) // where it ends nobody can forge, who does not know the hash that follows
 			}
 			binary.LittleEndian.PutUint64(b[:], sum)
 			_, _ = h.Write(b[:])

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -231,10 +232,17 @@ func (s *synchronous) expire() {
 		_ = s.idle[n].Close()
 		n++
 	}
-	s.idle = append(s.idle[:0], s.idle[n:]...)
+	s.idle = slices.Delete(s.idle, 0, n)
 	if s.timer = nil; len(s.idle) > 0 {
 		s.timer = time.AfterFunc(limit-time.Since(s.idle[0].since), s.expire)
 	}
+}
+
+// silent says whether a socket is open and has nothing to read. It takes nothing from it.
+func silent(fd uintptr) bool {
+	var one [1]byte
+	_, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK)
+	return err == syscall.EAGAIN || err == syscall.EWOULDBLOCK
 }
 
 func (s *synchronous) closeIdle() {

@@ -1,0 +1,117 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// Alive is how long a version of the program counts as running after one of its processes has last registered.
+const Alive = 15 * time.Minute
+
+// subscriptionLock makes replicas that register together do it one after another.
+const subscriptionLock = 0x73756273 // "subs"
+
+type subscription struct{ Subscriber, Message string }
+
+// Register keeps who subscribes to what (wire name -> modules), and says what is in force. A process registers at its start and
+// then again well within Alive.
+//
+// What is in force is what the version says that came last: what others subscribe to no more goes, so that nobody writes to a
+// subscriber that will never come again. While a version is rolled out, processes of the one before may start again; they change
+// nothing, or they would take away what the newer one subscribes to, and its messages would be taken for those of a subscription
+// that is over. A version that nobody has run for Alive is forgotten. When it comes back, as after a rollback, it came last.
+//
+// list is that of the whole program. A process that knows a part of it says so: it adds its own, and takes nothing away.
+func Register(ctx context.Context, store *unit.Store, list map[string][]string, whole bool) (inForce map[string][]string, err error) {
+	own := map[subscription]bool{}
+	for message, subscribers := range list {
+		for _, s := range subscribers {
+			own[subscription{s, message}] = true
+		}
+	}
+	err = store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		if w.Dialect() == database.Postgres {
+			if err := w.DB.Exec("SELECT pg_advisory_xact_lock(?)", subscriptionLock).Error; err != nil {
+				return err
+			}
+		}
+		last := false
+		if whole {
+			var err error
+			if last, err = release(w, digest(own)); err != nil {
+				return err
+			}
+		}
+		var rows []subscription
+		if err := w.DB.Raw("SELECT subscriber, message FROM subscription").Scan(&rows).Error; err != nil {
+			return err
+		}
+		known := map[subscription]bool{}
+		for _, r := range rows {
+			if known[r] = true; last && !own[r] {
+				delete(known, r)
+				if err := w.DB.Exec("DELETE FROM subscription WHERE subscriber = ? AND message = ?", r.Subscriber, r.Message).Error; err != nil {
+					return err
+				}
+			}
+		}
+		for r := range own {
+			if known[r] || (whole && !last) {
+				continue
+			}
+			known[r] = true
+			if err := w.DB.Exec("INSERT INTO subscription (subscriber, message, since) VALUES (?, ?, ?)", r.Subscriber, r.Message, w.Now()).Error; err != nil {
+				return err
+			}
+		}
+		inForce = map[string][]string{}
+		for r := range known {
+			inForce[r.Message] = append(inForce[r.Message], r.Subscriber)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("subscriptions: %w", err)
+	}
+	for _, subscribers := range inForce {
+		slices.Sort(subscribers)
+	}
+	return inForce, nil
+}
+
+// release notes that a version runs, and says whether it came last of those that do.
+func release(w *unit.Work, id string) (last bool, err error) {
+	gone, args := "seen_at < ?", []any{w.Now().Add(-Alive)}
+	if w.Dialect() == database.SQLite {
+		gone, args = "id <> ?", []any{id} // one process has the store: whoever had it before is gone
+	}
+	if err := w.DB.Exec("DELETE FROM release WHERE "+gone, args...).Error; err != nil {
+		return false, err
+	}
+	if err := w.DB.Exec("INSERT INTO release (id, since, seen_at) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at", id, w.Now(), w.Now()).Error; err != nil {
+		return false, err
+	}
+	var newest string
+	err = w.DB.Raw("SELECT id FROM release ORDER BY since DESC, id LIMIT 1").Row().Scan(&newest)
+	return newest == id, err
+}
+
+// digest tells versions apart.
+func digest(list map[subscription]bool) string {
+	h := sha256.New()
+	for _, s := range slices.SortedFunc(maps.Keys(list), func(a, b subscription) int {
+		return cmp.Or(cmp.Compare(a.Message, b.Message), cmp.Compare(a.Subscriber, b.Subscriber))
+	}) {
+		_, _ = fmt.Fprintf(h, "%s %s\n", s.Message, s.Subscriber)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
