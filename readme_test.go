@@ -402,7 +402,8 @@ func TestREADMECommands(t *testing.T) {
 		dsn := testinfra.Postgres(t).Database(t)
 		newShell(t, binary,
 			"postgres://postgres:secret@127.0.0.1:5432/banyan", "'"+dsn+"'", "postgres://127.0.0.1:5432/banyan", "'"+databasetest.Bare(t, dsn)+"'",
-			"127.0.0.1:8081", free(t), "127.0.0.1:8082", free(t), "127.0.0.1:9091", free(t), "127.0.0.1:9092", free(t)).run(t, "postgres")
+			"127.0.0.1:8081", free(t), "127.0.0.1:8082", free(t), "127.0.0.1:9091", free(t), "127.0.0.1:9092", free(t),
+			"127.0.0.1:8084", free(t), "127.0.0.1:9094", free(t), "127.0.0.1:9101", free(t), "127.0.0.1:9191", free(t)).run(t, "postgres")
 	})
 	t.Run("replay", func(t *testing.T) {
 		t.Parallel()

@@ -113,13 +113,15 @@ func (x *exchange) send(w http.ResponseWriter, r *http.Request, q rest.Request) 
 		result := t.remote.up.Serve(w, r, x.call(r, q, false))
 		h.endpoint, h.attempts, h.failure = result.Endpoint, result.Attempts, result.Failure
 		if watched {
-			x.observe(start, true, result.Status, string(result.Failure))
+			x.observe(start, true, result.Status, judged(result))
 		}
 		switch {
 		case !result.Started && (result.Failure == upstream.NotSent || result.Failure == upstream.Overload) && !result.BodyGone && t.mayFallBack() && rewind(r):
 			h.choice = choice{bucket: h.bucket, reason: becauseFallback}
 			x.note(h)
-			x.sendLocal(w, r, q, false)
+			again := time.Now()
+			status := x.sendLocal(w, r, q, false)
+			x.observe(again, false, status, "")
 		case !result.Started:
 			x.note(h)
 			x.refuse(w, r, result)
@@ -138,6 +140,17 @@ func (x *exchange) send(w http.ResponseWriter, r *http.Request, q rest.Request) 
 	}
 	status := x.sendLocal(w, r, q, t.placement.State == Shadow)
 	x.observe(start, false, status, "")
+}
+
+// judged is the failure as the gates count it: an open breaker hides no outage, and what we drain ourselves is not the module's fault.
+func judged(result upstream.Result) string {
+	switch {
+	case errors.Is(result.Err, upstream.ErrOpen):
+		return gate.NotSent
+	case errors.Is(result.Err, upstream.ErrDraining):
+		return gate.Overload
+	}
+	return string(result.Failure)
 }
 
 func (x *exchange) note(h hop) { x.hop.Store(&h) }

@@ -229,7 +229,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		"twice":               {certs.Create, certs.Request{Dir: f.Dir, Names: []string{"a", "a"}}, "a is there twice"},
 		"a port":              {certs.Create, certs.Request{Dir: f.Dir, Names: []string{"a"}, Hosts: []string{"shop:8443"}}, `hosts: "shop:8443" is neither`},
 		"a URL":               {certs.Renew, certs.Request{Dir: f.Dir, Hosts: []string{"https://shop"}}, `hosts: "https://shop" is neither`},
-		"renew what is not":   {certs.Renew, certs.Request{Dir: f.Dir, Names: []string{"order"}}, "order.pem does not exist; create makes it, renew only what is there (gateway, orders)"},
+		"renew what is not":   {certs.Renew, certs.Request{Dir: f.Dir, Names: []string{"order"}}, "create makes it, renew only what is there (gateway, orders)"},
 		"renew without a CA":  {certs.Renew, certs.Request{Dir: empty}, "create a CA first"},
 		"rotate without a CA": {certs.Rotate, certs.Request{Dir: empty}, "create a CA first"},
 		"prune without a CA":  {certs.Prune, certs.Request{Dir: empty}, "create a CA first"},

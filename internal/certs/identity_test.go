@@ -22,6 +22,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/banyan-go/banyan/internal/certs"
+	"github.com/banyan-go/banyan/internal/clock"
 )
 
 // record is a log that tests read.
@@ -142,7 +143,7 @@ func TestPeersKnowEachOtherByName(t *testing.T) {
 		"the client is not one that may":          {f.open("orders").Client("payments"), "bad certificate"},
 		"the server is not the one that is meant": {gateway.Client("orders"), "the other side is payments, want orders"},
 		"the client is of another CA":             {with(foreign.open("gateway").Client("payments"), func(c *tls.Config) { c.VerifyConnection = nil }), "bad certificate"},
-		"the server is of another CA":             {foreign.open("gateway").Client("payments"), "the other side is not believed: x509: certificate signed by unknown authority"},
+		"the server is of another CA":             {foreign.open("gateway").Client("payments"), "is not believed: x509: certificate signed by unknown authority"},
 		"no client certificate": {with(gateway.Client("payments"), func(c *tls.Config) {
 			c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
 		}), "certificate required"},
@@ -160,14 +161,12 @@ func TestPeersKnowEachOtherByName(t *testing.T) {
 	}
 }
 
-// TestExpired lets the clock of one side only reach the day, and then of the other: each has to refuse by itself.
+// TestExpired lets the clock of one side alone reach the day, and then of the other: each has to refuse by itself.
 func TestExpired(t *testing.T) {
 	t.Parallel()
-	f := newFolder(t, "gateway", "payments")
-	late := &folder{t: t, Request: f.Request, clock: f.clock}
 	for _, side := range []string{"payments", "gateway"} {
 		f := newFolder(t, "gateway", "payments")
-		late.Request, late.clock = f.Request, newFolder(t).clock
+		late := &folder{t: t, Request: f.Request, clock: clock.NewSimulated(start)}
 		open := map[string]*process{"payments": f.open("payments"), "gateway": f.open("gateway")}
 		open[side] = late.open(side)
 		addr := listen(t, open["payments"].Server("gateway"))
@@ -176,8 +175,9 @@ func TestExpired(t *testing.T) {
 			t.Errorf("%s, the last moment: %v", side, err)
 		}
 		late.clock.Advance(time.Second)
-		if _, _, err := dial(addr, open["gateway"].Client("payments")); err == nil || !strings.Contains(err.Error(), "expired") && !strings.Contains(err.Error(), "bad certificate") {
-			t.Errorf("%s, a second later: got %v, want it refused", side, err)
+		want := map[string]string{"payments": "bad certificate", "gateway": "expired"}[side]
+		if _, _, err := dial(addr, open["gateway"].Client("payments")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s, a second later: got %v, want %q", side, err, want)
 		}
 		if log := open[side].log.String(); !strings.Contains(log, "certificate ends soon") {
 			t.Errorf("%s: nothing was said before: %s", side, log)
@@ -199,7 +199,6 @@ func TestRotationUnderLoad(t *testing.T) {
 	if _, err := ask(kept); err != nil {
 		t.Fatal(err)
 	}
-	first := f.open("gateway").Client("payments") // its files are read once more below, by a process that has not started yet
 	ctx, cancel := context.WithCancel(context.Background())
 	var clients sync.WaitGroup
 	var made [4]atomic.Int64
@@ -275,11 +274,12 @@ func TestRotationUnderLoad(t *testing.T) {
 	if _, err := certs.Open(late.Dir, "gateway", certs.Options{Clock: f.clock}); err == nil || !strings.Contains(err.Error(), "unknown authority") {
 		t.Errorf("a process with the old certificate: got %v, want it not to start", err)
 	}
-	first.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	refused := gateway.Client("payments")
+	refused.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		pair, err := tls.X509KeyPair(old, old)
 		return &pair, err
 	}
-	if _, peer, err := dial(addr, first); err == nil {
+	if _, peer, err := dial(addr, refused); err == nil {
 		t.Errorf("the old certificate was let in as %q", peer)
 	}
 }
@@ -340,7 +340,7 @@ func TestABrokenFileLeavesTheLastGoodOne(t *testing.T) {
 		"roots: garbage":      {"ca.pem", func(*folder) []byte { return []byte("garbage") }, "ca.pem: after 0 certificates there is something that is none"},
 		"roots: empty":        {"ca.pem", func(*folder) []byte { return []byte{} }, "ca.pem: holds no certificate"},
 		"roots: removed":      {"ca.pem", nil, "no such file"},
-		"roots: half written": {"ca.pem", func(f *folder) []byte { return append(f.read("ca.pem"), f.read("ca.pem")[:300]...) }, "after 1 certificates there is something"},
+		"roots: half written": {"ca.pem", func(f *folder) []byte { return append(f.read("ca.pem"), f.read("ca.pem")[:300]...) }, "after 1 certificates there"},
 		"roots: with a key":   {"ca.pem", func(f *folder) []byte { return f.read("ca-key.pem") }, "holds a PRIVATE KEY"},
 		"roots: no CA": {"ca.pem", func(f *folder) []byte {
 			return f.read("gateway.pem")[:bytes.Index(f.read("gateway.pem"), []byte("-----BEGIN PRIVATE"))]

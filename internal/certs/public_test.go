@@ -444,7 +444,10 @@ func TestConfigNamesTheKeyAndTheWayOut(t *testing.T) {
 		{with(func(*certs.ACME) {}), true, ""},
 		{certs.Config{Cert: "a", ACME: acme}, true, "gateway.tls.key: is empty, and gateway.tls.cert is not; give both"},
 		{certs.Config{Key: "a", ACME: acme}, false, "gateway.tls.cert: is empty, and gateway.tls.key is not; give both"},
-		{certs.Config{Cert: "a", Key: "a", ACME: certs.ACME{Domains: []string{"shop.example"}, Directory: acme.Directory, Cache: "x"}}, true, "gateway.tls.acme.domains: are given, and gateway.tls.cert too"},
+		{
+			certs.Config{Cert: "a", Key: "a", ACME: certs.ACME{Domains: []string{"shop.example"}, Directory: acme.Directory, Cache: "x"}}, true,
+			"gateway.tls.acme.domains: are given, and gateway.tls.cert too",
+		},
 		{with(func(a *certs.ACME) { a.Domains = []string{"*.shop.example"} }), true, `gateway.tls.acme.domains: "*.shop.example" is not a domain`},
 		{with(func(a *certs.ACME) { a.Domains = []string{"localhost"} }), true, `"localhost" is not a domain`},
 		{with(func(a *certs.ACME) { a.Domains = []string{"10.0.0.1"} }), true, `"10.0.0.1" is not a domain`},

@@ -84,7 +84,7 @@ func TestRetryThatBreaksStopsNoOtherKey(t *testing.T) {
 func TestHandlerTimeoutParks(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
 		stage := bustest.OpenStage(t, e, bustest.StageOptions{Config: func(c *bus.Config) {
-			c.HandlerTimeout, c.Workers, c.Window = 100*time.Millisecond, 2, 8
+			c.HandlerTimeout, c.Workers, c.Window = time.Second, 2, 8
 		}}, bustest.Alpha(),
 			bustest.Listener("beta", module.Subscription{Handler: "count", Events: []string{"alpha.*"}}, func(ctx context.Context, u *unit.Work, m message.Message) error {
 				if m.Key != "good" {

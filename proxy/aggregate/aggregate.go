@@ -205,8 +205,8 @@ func (s *Server) ask(caller context.Context, a *aggregate, fetch Fetch) ([]resul
 			}
 			over = true // the caller's deadline: what has come is shown
 		case r := <-arrived:
-			if results[r.part].reason != calledOff {
-				continue // it is too late already
+			if results[r.part].reason != calledOff && r.reason != "" {
+				continue // it is missing already; what comes late after all is shown, while others are waited for
 			}
 			results[r.part] = r
 			if r.reason != "" && a.parts[r.part].Required {

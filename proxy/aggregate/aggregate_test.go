@@ -101,6 +101,17 @@ func TestServe(t *testing.T) {
 		{"a redirect is no answer", []Part{a}, routes{"/a": says(302, ``)}, 200, `{"a":null,"missing":[{"part":"a","status":302,"reason":"internal"}]}`, 0},
 		{"a part is late", []Part{slow(a), b}, routes{"/a": after(time.Minute, nil), "/b?x=1": says(200, "2")}, 200, `{"a":null,"b":2,"missing":[{"part":"a","status":504,"reason":"timeout"}]}`, 100 * time.Millisecond},
 		{"the whole is late", []Part{a, b}, routes{"/a": after(time.Minute, nil), "/b?x=1": after(900*time.Millisecond, says(200, "2"))}, 200, `{"a":null,"b":2,"missing":[{"part":"a","status":504,"reason":"timeout"}]}`, time.Second},
+		{"late after all, while another one is waited for", []Part{slow(a), slow(b), {Name: "c", Get: "/c"}}, routes{
+			"/a": func(context.Context) (int, http.Header, []byte, error) {
+				time.Sleep(200 * time.Millisecond)
+				return 200, nil, []byte("1"), nil
+			},
+			"/b?x=1": func(context.Context) (int, http.Header, []byte, error) {
+				time.Sleep(200 * time.Millisecond)
+				return 500, nil, nil, nil
+			},
+			"/c": after(400*time.Millisecond, says(200, "3")),
+		}, 200, `{"a":1,"b":null,"c":3,"missing":[{"part":"b","status":504,"reason":"timeout"}]}`, 400 * time.Millisecond},
 		{"not JSON", []Part{a, b}, routes{"/a": says(200, "<html>"), "/b?x=1": says(200, `{"x":1} {"y":2}`)}, 200, `{"a":null,"b":null,"missing":[{"part":"a","status":502,"reason":"unreadable"},{"part":"b","status":502,"reason":"unreadable"}]}`, 0},
 		{"not UTF-8", []Part{a}, routes{"/a": says(200, "\"\xff\"")}, 200, `{"a":null,"missing":[{"part":"a","status":502,"reason":"unreadable"}]}`, 0},
 		{"blank", []Part{a}, routes{"/a": says(200, " \n")}, 200, `{"a":null,"missing":[{"part":"a","status":502,"reason":"unreadable"}]}`, 0},
@@ -118,7 +129,7 @@ func TestServe(t *testing.T) {
 
 		{"required: error", []Part{a, needed}, routes{"/a": after(time.Minute, nil), "/needed": says(500, "")}, 502, `needed cannot be had: internal`, 0},
 		{"required: not there", []Part{needed}, routes{}, 502, `needed cannot be had: not_found`, 0},
-		{"required: late", []Part{a, slow(needed)}, routes{"/a": says(200, "1"), "/needed": after(time.Minute, nil)}, 504, `needed cannot be had: timeout`, 100 * time.Millisecond},
+		{"required: late", []Part{a, slow(needed)}, routes{"/a": after(900*time.Millisecond, says(200, "1")), "/needed": after(time.Minute, nil)}, 504, `needed cannot be had: timeout`, 100 * time.Millisecond},
 		{"required: unreadable", []Part{needed}, routes{"/needed": says(200, "<")}, 502, `needed cannot be had: unreadable`, 0},
 		{"required: panic", []Part{needed}, routes{"/needed": func(context.Context) (int, http.Header, []byte, error) { panic("boom") }}, 502, `needed cannot be had: internal`, 0},
 		{"required: which one is told, not one that was called off", []Part{{Name: "first", Get: "/first", Required: true}, needed}, routes{"/first": after(time.Minute, nil), "/needed": says(403, `{"detail":"no"}`)}, 403, `{"detail":"no"}`, 0},
@@ -212,6 +223,31 @@ func TestClientGoes(t *testing.T) {
 		synctest.Wait()
 		if len(s.slots) != 0 {
 			t.Errorf("%d slots are taken", len(s.slots))
+		}
+	})
+}
+
+// A part is asked for on behalf of the caller: what the caller's context carries, and no longer than its time.
+func TestContext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		type carried struct{}
+		short := Part{Name: "short", Get: "/short", Timeout: 300 * time.Millisecond}
+		s := open(t, Part{Name: "a", Get: "/a"}, short)
+		var left sync.Map
+		ctx := context.WithValue(t.Context(), carried{}, "ann")
+		s.Serve(httptest.NewRecorder(), httptest.NewRequest("GET", "/api/all", nil).WithContext(ctx), func(ctx context.Context, _, path string) (int, http.Header, []byte, error) {
+			end, _ := ctx.Deadline()
+			left.Store(path, time.Until(end))
+			if ctx.Value(carried{}) != "ann" {
+				t.Errorf("%s: the caller is lost", path)
+			}
+			return 200, nil, []byte("1"), nil
+		})
+		for path, want := range map[string]time.Duration{"/a": time.Second, "/short": 300 * time.Millisecond} {
+			if got, _ := left.Load(path); got != want {
+				t.Errorf("%s has %v, want %s", path, got, want)
+			}
 		}
 	})
 }

@@ -321,7 +321,7 @@ func (x *exchange) read() {
 			return
 		}
 		fk := x.flightKey(vary)
-		if c.cfg.Wait == 0 || x.wishes.noCache {
+		if x.wishes.noCache {
 			x.fetch(e, why, nil, fk)
 			return
 		}

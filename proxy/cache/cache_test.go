@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -133,7 +134,7 @@ func TestRules(t *testing.T) {
 	}{
 		{"max-age", answer{200, "Cache-Control: max-age=10", "a"}, []step{
 			{body: "a", asks: true, has: "Cache-Control: max-age=10\nCache-Status: banyan; fwd=uri-miss; stored"},
-			{after: 9 * time.Second, body: "a", has: "Age: 9\nCache-Status: banyan; hit; ttl=1\nX-Request-Id: mine"},
+			{after: 9 * time.Second, body: "a", has: "Age: 9\nDate: Sat, 01 Jan 2000 00:00:00 GMT\nCache-Status: banyan; hit; ttl=1\nX-Request-Id: mine"},
 			{after: time.Second, body: "a", asks: true, has: "Cache-Status: banyan; fwd=stale; stored"},
 		}},
 		{"nothing said", answer{200, "", "a"}, []step{{body: "a", asks: true, has: "Cache-Control: no-store"}, {body: "a", asks: true}}},
@@ -150,6 +151,8 @@ func TestRules(t *testing.T) {
 		{"two lifetimes", answer{200, "Cache-Control: max-age=1, max-age=1000", "a"}, []step{{body: "a", asks: true}, {body: "a", asks: true}}},
 		{"a lifetime beyond all", answer{200, "Cache-Control: max-age=99999999999999999999", "a"}, []step{{body: "a", asks: true}, {after: 1000 * time.Hour, body: "a"}}},
 		{"unknown directives", answer{200, "Cache-Control: x, y=2, max-age=10", "a"}, []step{{body: "a", asks: true}, {body: "a"}}},
+		{"not worth keeping", answer{200, "Cache-Control: public, max-age=0", "a"}, []step{{body: "a", asks: true, has: "Cache-Status: banyan; fwd=uri-miss"}}},
+		{"not worth keeping without a validator", answer{200, "Cache-Control: max-age=10, no-cache", "a"}, []step{{body: "a", asks: true, has: "Cache-Status: banyan; fwd=uri-miss"}}},
 		{"Set-Cookie", answer{200, "Cache-Control: public, max-age=10\nSet-Cookie: a=b", "a"}, []step{{body: "a", asks: true}, {body: "a", asks: true}}},
 		{"s-maxage over max-age", answer{200, "Cache-Control: max-age=0, s-maxage=10", "a"}, []step{{body: "a", asks: true}, {after: 9 * time.Second, body: "a"}, {after: 2 * time.Second, body: "a", asks: true}}},
 		{"max-age over Expires", answer{200, "Cache-Control: max-age=10\nExpires: Thu, 01 Jan 1970 00:00:00 GMT", "a"}, []step{{body: "a", asks: true}, {body: "a"}}},
@@ -215,6 +218,9 @@ func TestRules(t *testing.T) {
 			{after: time.Second, header: `If-None-Match: W/"1"`, status: 304, has: "Cache-Control: max-age=10\nAge: 1\nContent-Length:\nContent-Type:"},
 			{header: `If-None-Match: "0", "1"`, status: 304}, {header: `If-None-Match: *`, status: 304}, {header: `If-None-Match: "2"`, body: "a"},
 			{header: `If-None-Match: "0"` + "\n" + `If-None-Match: "1"`, status: 304}, {header: `If-None-Match: "0,"1""`, body: "a"}, {header: `If-None-Match: 1`, body: "a"}}},
+		{"a weak ETag", answer{200, "ETag: W/\"1\"\nCache-Control: max-age=10", "a"}, []step{
+			{body: "a", asks: true}, {header: `If-None-Match: "1"`, status: 304}, {header: `If-None-Match: W/"1"`, status: 304, has: `Etag: W/"1"`}}},
+		{"only a 200 can be not modified", answer{404, tagged + "max-age=10", "a"}, []step{{status: 404, body: "a", asks: true}, {header: "If-None-Match: *", status: 404, body: "a"}}},
 		{"a client's If-Modified-Since", answer{200, "Cache-Control: max-age=10\nLast-Modified: Fri, 31 Dec 1999 00:00:00 GMT", "a"}, []step{
 			{body: "a", asks: true}, {header: "If-Modified-Since: Fri, 31 Dec 1999 00:00:00 GMT", status: 304}, {header: "If-Modified-Since: Sat, 01 Jan 2000 00:00:00 GMT", status: 304},
 			{header: "If-Modified-Since: Thu, 30 Dec 1999 00:00:00 GMT", body: "a"}, {header: "If-Modified-Since: yesterday", body: "a"},
@@ -233,6 +239,7 @@ func TestRules(t *testing.T) {
 		{"a 304 that takes the permission back", answer{200, tagged + "max-age=10", "a"}, []step{
 			{body: "a", asks: true}, {after: 11 * time.Second, answer: later(200, tagged+"no-store", "b"), body: "a", asks: true, has: "Cache-Control: no-store"}, {body: "b", asks: true}}},
 		{"no-cache with a validator", answer{200, tagged + "public, no-cache", "a"}, []step{{body: "a", asks: true}, {body: "a", asks: true, has: "Cache-Status: banyan; fwd=stale; fwd-status=304; stored"}}},
+		{"no-cache with a lifetime", answer{200, tagged + "max-age=10, no-cache", "a"}, []step{{body: "a", asks: true}, {body: "a", asks: true, has: "Cache-Status: banyan; fwd=stale; fwd-status=304; stored"}}},
 		{"stale without a validator", answer{200, "Cache-Control: max-age=10", "a"}, []step{{body: "a", asks: true}, {after: 11 * time.Second, answer: later(200, "Cache-Control: max-age=10", "b"), body: "b", asks: true}, {body: "b"}}},
 		{"stale, then nothing that may be kept", answer{200, "Cache-Control: max-age=10, stale-if-error=1000", "a"}, []step{
 			{body: "a", asks: true}, {after: 11 * time.Second, answer: later(404, "", "gone"), status: 404, body: "gone", asks: true}, {answer: later(500, "", "x"), status: 500, body: "x", asks: true}}},
@@ -243,6 +250,8 @@ func TestRules(t *testing.T) {
 		{"stale-if-error ends", answer{200, "Cache-Control: max-age=10, stale-if-error=20", "a"}, []step{{body: "a", asks: true}, {after: 31 * time.Second, answer: later(503, "", "x"), status: 503, body: "x", asks: true}}},
 		{"stale-if-error of the request", answer{200, "Cache-Control: max-age=10", "a"}, []step{{body: "a", asks: true}, {after: 11 * time.Second, header: "Cache-Control: stale-if-error=5", answer: later(500, "", "x"), body: "a", asks: true}, {status: 500, body: "x", asks: true}}},
 		{"stale-if-error and must-revalidate", answer{200, "Cache-Control: max-age=10, stale-if-error=20, must-revalidate", "a"}, []step{{body: "a", asks: true}, {after: 11 * time.Second, answer: later(503, "", "x"), status: 503, body: "x", asks: true}}},
+		{"stale-if-error of the request and must-revalidate", answer{200, "Cache-Control: max-age=10, must-revalidate", "a"}, []step{
+			{body: "a", asks: true}, {after: 11 * time.Second, header: "Cache-Control: stale-if-error=20", answer: later(503, "", "x"), status: 503, body: "x", asks: true}}},
 		{"stale-if-error and s-maxage", answer{200, "Cache-Control: s-maxage=10, stale-if-error=20", "a"}, []step{{body: "a", asks: true}, {after: 11 * time.Second, answer: later(503, "", "x"), body: "a", asks: true}}},
 		{"no error hides from who asks", answer{200, "Cache-Control: max-age=10, stale-if-error=20", "a"}, []step{{body: "a", asks: true}, {header: "Cache-Control: no-cache", answer: later(503, "", "x"), status: 503, body: "x", asks: true}, {body: "a"}}},
 		{"stale-while-revalidate", answer{200, "Cache-Control: max-age=10, stale-while-revalidate=20", "a"}, []step{
@@ -274,7 +283,6 @@ func TestRules(t *testing.T) {
 		{"Cache-Tag is for us", answer{200, "Cache-Control: max-age=10\nCache-Tag: a, b", "a"}, []step{
 			{body: "a", asks: true, has: "Cache-Tag:"}, {body: "a", has: "Cache-Tag:"}, {header: "Range: bytes=0-0", body: "a", asks: true, has: "Cache-Tag:"}, {method: "POST", body: "a", asks: true, has: "Cache-Tag:"}}},
 		{"tags that nobody could purge by", answer{200, "Cache-Control: max-age=10\nCache-Tag: " + strings.Repeat("x", 129), "a"}, []step{{body: "a", asks: true, has: "Cache-Tag:"}, {body: "a", asks: true}}},
-		{"the gateway's own Vary stays", answer{200, "Cache-Control: max-age=10\nVary: Accept", "a"}, []step{{body: "a", asks: true, has: "Vary: Accept"}, {body: "a", has: "Vary: Accept"}}},
 
 		{"another epoch, fresh", answer{200, tagged + "max-age=10", "a"}, []step{{epoch: 1, body: "a", asks: true}, {epoch: 2, body: "a"}}},
 		{"another epoch, stale: never confirmed by the other side", answer{200, tagged + "max-age=10", "a"}, []step{
@@ -656,6 +664,14 @@ func TestStore(t *testing.T) {
 	if g.count() != before {
 		t.Errorf("%d of what is wanted was pushed out", g.count()-before)
 	}
+	for range 2 {
+		for i := range 800 {
+			ask(c, g, products, "GET", fmt.Sprintf("/p?q=%d", 4999-i), "")
+		}
+	}
+	if got := c.store.old.bytes; got > c.store.max/5*4 {
+		t.Errorf("%d bytes are for what was asked for again", got)
+	}
 	// What was wanted gives way to what is wanted now.
 	for range 2 {
 		for i := range 200 {
@@ -711,9 +727,15 @@ func TestRefresh(t *testing.T) {
 		g.delay = 5 * time.Second
 		start := time.Now()
 		for range 10 {
-			if w := ask(c, g, products, "GET", "/p", "If-None-Match: \"x\"\nX-Own: 1"); w.Body.String() != "a" || w.Header().Get("Age") != "20" {
+			ctx, cancel := context.WithCancel(t.Context())
+			r, w := httptest.NewRequest("GET", "/p", nil).WithContext(ctx), httptest.NewRecorder()
+			r.Header = http.Header{"If-None-Match": {`"x"`}, "X-Own": {"1"}}
+			c.Serve(w, r, products, g.serve)
+			if w.Body.String() != "a" || w.Header().Get("Age") != "20" {
 				t.Errorf("got %q %v", w.Body, w.Header())
 			}
+			cancel() // as a server does with requests that are answered
+			clear(r.Header)
 		}
 		if !time.Now().Equal(start) {
 			t.Errorf("somebody waited %s", time.Since(start))
@@ -726,6 +748,9 @@ func TestRefresh(t *testing.T) {
 		if w := ask(c, g, products, "GET", "/p", ""); w.Header().Get("Age") != "6" || g.count() != 2 {
 			t.Errorf("asked %d times, age %s", g.count(), w.Header().Get("Age"))
 		}
+		if len(c.refreshing) != 0 {
+			t.Errorf("%d refreshes are under way", len(c.refreshing))
+		}
 
 		time.Sleep(20 * time.Second)
 		r := httptest.NewRequest("GET", "/p", nil)
@@ -736,11 +761,15 @@ func TestRefresh(t *testing.T) {
 			<-r.Context().Done()
 			close(ended)
 		})
+		start = time.Now()
 		c.Close()
 		select {
 		case <-ended:
 		default:
 			t.Error("Close did not wait")
+		}
+		if !time.Now().Equal(start) {
+			t.Errorf("Close let it go on for %s", time.Since(start))
 		}
 		c.Serve(httptest.NewRecorder(), r, products, func(http.ResponseWriter, *http.Request) { t.Error("refreshed after Close") })
 		synctest.Wait()
@@ -898,6 +927,75 @@ func TestMetrics(t *testing.T) {
 		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Error(d)
+		}
+	})
+}
+
+// What the gateway has said of this client stays beside what is kept, and is not kept.
+func TestGatewayHeaders(t *testing.T) {
+	t.Parallel()
+	c := open(t)
+	g := &target{answer: answer{200, "Cache-Control: max-age=10\nVary: Accept\nX-Frame-Options: SAMEORIGIN", "a"}}
+	for i, want := range []string{"https://a.example", "https://b.example"} {
+		w := httptest.NewRecorder()
+		w.Header().Set("Vary", "Origin")
+		w.Header().Set("X-Frame-Options", "DENY")
+		w.Header().Set("Access-Control-Allow-Origin", want)
+		c.Serve(w, httptest.NewRequest("GET", "/p", nil), products, g.serve)
+		h := w.Header()
+		if d := cmp.Diff([]string{"Origin", "Accept"}, h["Vary"]); d != "" || h.Get("Access-Control-Allow-Origin") != want || h.Get("X-Frame-Options") != "SAMEORIGIN" || g.count() != 1 {
+			t.Errorf("request %d: %v %s", i+1, h, d)
+		}
+		// Others add to a header of this answer; the next one must not have it.
+		h["X-Frame-Options"] = append(h["X-Frame-Options"], "more")
+	}
+}
+
+// A client that goes while the answer comes leaves half of it: nothing to keep.
+func TestClientGoes(t *testing.T) {
+	t.Parallel()
+	c := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	next := func(body string, do func()) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=10")
+			_, _ = w.Write([]byte(body))
+			do()
+		}
+	}
+	c.Serve(httptest.NewRecorder(), httptest.NewRequest("GET", "/p", nil).WithContext(ctx), products, next("half", cancel))
+	w := httptest.NewRecorder()
+	c.Serve(w, httptest.NewRequest("GET", "/p", nil), products, next("whole", func() {}))
+	if w.Body.String() != "whole" {
+		t.Errorf("got %q", w.Body)
+	}
+}
+
+// A 304 that speaks of another version than ours confirms nothing: the whole is asked for.
+func TestWrong304(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t)
+		g := &target{answer: answer{200, "ETag: \"1\"\nCache-Control: max-age=10", "a"}}
+		ask(c, g, products, "GET", "/p", "")
+		time.Sleep(11 * time.Second)
+		asked := 0
+		w := httptest.NewRecorder()
+		c.Serve(w, httptest.NewRequest("GET", "/p", nil), products, func(w http.ResponseWriter, r *http.Request) {
+			asked++
+			w.Header().Set("Etag", `"2"`)
+			w.Header().Set("Cache-Control", "max-age=10")
+			if r.Header.Get("If-None-Match") != "" {
+				w.WriteHeader(http.StatusNotModified)
+				return
+			}
+			_, _ = w.Write([]byte("b"))
+		})
+		if asked != 2 || w.Code != 200 || w.Body.String() != "b" {
+			t.Errorf("asked %d times: %d %q", asked, w.Code, w.Body)
+		}
+		if w := ask(c, g, products, "GET", "/p", ""); w.Body.String() != "b" {
+			t.Errorf("kept: %q", w.Body)
 		}
 	})
 }

@@ -41,6 +41,7 @@ func TestNegotiate(t *testing.T) {
 		{[]string{"*;q=0, gzip"}, Gzip},
 		{[]string{"identity"}, Identity},
 		{[]string{"identity, gzip;q=0.5"}, Identity},
+		{[]string{"identity;q=0.6, zstd;q=0.5, gzip;q=0.5"}, Identity},
 		{[]string{"identity;q=0.5, gzip"}, Gzip},
 		{[]string{"br, deflate"}, Identity},
 		{[]string{"gzip ; q=0.8 , zstd ; Q=0.7"}, Gzip},
@@ -127,6 +128,7 @@ func TestServe(t *testing.T) {
 		{name: "the client's no-transform", request: "Accept-Encoding: gzip\nCache-Control: no-transform", answer: asJSON, body: []string{long}},
 		{name: "digest", answer: asJSON + "\nContent-Digest: sha-256=:AAAA:", body: []string{long}},
 		{name: "a part", status: 206, answer: asJSON + "\nContent-Range: bytes 0-3599/9999", body: []string{long}},
+		{name: "parts", status: 206, answer: "Content-Type: text/plain", body: []string{long}},
 		{name: "ETag", answer: asJSON + "\nETag: \"7\"", body: []string{long}, coding: "gzip", has: `Etag: W/"7"`},
 		{name: "weak ETag", answer: asJSON + "\nETag: W/\"7\"", body: []string{long}, coding: "gzip", has: `Etag: W/"7"`},
 		{name: "ETag of what goes as it is", answer: asJSON + "\nETag: \"7\"", body: []string{"small"}, has: `Etag: "7"`},
@@ -310,6 +312,7 @@ func TestConnection(t *testing.T) {
 				return
 			}
 			w.WriteHeader(http.StatusEarlyHints)
+			w.WriteHeader(http.StatusAccepted)
 			for range 3 {
 				_, _ = io.WriteString(w, long)
 				w.(http.Flusher).Flush()
@@ -331,6 +334,9 @@ func TestConnection(t *testing.T) {
 		return resp
 	}
 	resp := get("/stream")
+	if resp.StatusCode != http.StatusAccepted {
+		t.Errorf("status %d", resp.StatusCode)
+	}
 	unpacked, err := gzip.NewReader(resp.Body)
 	if err != nil {
 		t.Fatal(err)

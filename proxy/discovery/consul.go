@@ -29,7 +29,7 @@ func instances(service string, tags []string, datacenter string, o Options) (*wa
 	return &watcher{target: target, every: shortPause, retry: longPause, o: o, begin: func() question {
 		index := uint64(0) // up to which changes are known
 		return func(ctx context.Context, wait time.Duration) ([]Endpoint, error) {
-			bound := time.Hour
+			bound := o.Timeout
 			if index > 0 {
 				bound += wait + wait/16 // Consul may take a sixteenth longer than it is told to wait
 			}

@@ -272,8 +272,8 @@ func (f *fake) health(w http.ResponseWriter, r *http.Request) {
 	}
 	list := []api.ServiceEntry{}
 	for _, s := range f.services {
-		has := func(tag string) bool { return slices.Contains(s.Tags, tag) }
-		if s.Name != r.PathValue("name") || query.Has("passing") && s.status != api.HealthPassing || slices.ContainsFunc(query["tag"], func(tag string) bool { return !has(tag) }) {
+		lacks := func(tag string) bool { return !slices.Contains(s.Tags, tag) }
+		if s.Name != r.PathValue("name") || query.Has("passing") && s.status != api.HealthPassing || slices.ContainsFunc(query["tag"], lacks) {
 			continue
 		}
 		entry := api.ServiceEntry{Node: &api.Node{Node: "fake", Address: "10.255.255.1"}, Service: &api.AgentService{

@@ -130,7 +130,10 @@ func TestQuestionsWait(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
 	f.add("wait-1", "wait", "10.0.0.1:9101")
-	w := watch(t, consulOptions(f), "consul://wait")
+	var log record
+	o := consulOptions(f)
+	o.Timeout, o.Log = 300*time.Millisecond, log.logger()
+	w := watch(t, o, "consul://wait")
 	w.want("10.0.0.1:9101*1")
 	begin, before := time.Now(), f.questions()
 	for i := 2; time.Since(begin) < 2*time.Second; i++ {
@@ -147,6 +150,9 @@ func TestQuestionsWait(t *testing.T) {
 	}
 	if n := f.questions() - before; n > 8 {
 		t.Errorf("%d questions for 4 changes", n)
+	}
+	if strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("to wait is no failure: %s", log.String())
 	}
 }
 

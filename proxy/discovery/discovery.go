@@ -72,7 +72,8 @@ func (c Config) Validate(prefix string) error {
 	// Not quoted: what is wrong with it may be that there is a password in it.
 	u, err := url.Parse(c.Consul.Addr)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		wrong = append(wrong, fmt.Errorf("%sconsul.addr: is not a URL as in http://127.0.0.1:8500, without user, path or query; a token is for %sconsul.token", prefix, prefix))
+		wrong = append(wrong, fmt.Errorf("%sconsul.addr: is not a URL as in http://127.0.0.1:8500, without user, path or query; a token is for %sconsul.token",
+			prefix, prefix))
 	} else if c.Consul.Roots != "" && u.Scheme != "https" {
 		wrong = append(wrong, fmt.Errorf("%sconsul.roots: is for https, and %sconsul.addr is not https", prefix, prefix))
 	}

@@ -59,6 +59,13 @@ func (n *nameServer) set(code int, zone ...string) {
 	n.zone, n.code = zone, code
 }
 
+// silence lets it answer nothing from now on.
+func (n *nameServer) silence() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.mute = true
+}
+
 func (n *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	n.mu.Lock()
 	zone, code, mute := n.zone, n.code, n.mute
@@ -269,7 +276,7 @@ func TestTheFirstAnswerHasADeadline(t *testing.T) {
 	t.Parallel()
 	n := newNameServer(t)
 	mute := newNameServer(t)
-	mute.mute = true
+	mute.silence()
 	for name, c := range map[string]struct {
 		server *nameServer
 		target string

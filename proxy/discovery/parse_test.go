@@ -13,11 +13,14 @@ import (
 
 func TestParseList(t *testing.T) {
 	t.Parallel()
-	s, err := discovery.Parse([]string{"10.0.0.2:9101", "10.0.0.1:9101?weight=3", "[::1]:9101", "payments.internal:80"}, discovery.Options{Config: discovery.DefaultConfig()})
+	targets := []string{"10.0.0.2:9101", "10.0.0.1:9101?weight=3", "[::1]:9101", "payments.internal:80"}
+	s, err := discovery.Parse(targets, discovery.Options{Config: discovery.DefaultConfig()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []discovery.Endpoint{{Addr: "10.0.0.1:9101", Weight: 3}, {Addr: "10.0.0.2:9101", Weight: 1}, {Addr: "[::1]:9101", Weight: 1}, {Addr: "payments.internal:80", Weight: 1}}
+	want := []discovery.Endpoint{
+		{Addr: "10.0.0.1:9101", Weight: 3}, {Addr: "10.0.0.2:9101", Weight: 1}, {Addr: "[::1]:9101", Weight: 1}, {Addr: "payments.internal:80", Weight: 1},
+	}
 	for range 2 { // a list can be watched more than once, and who watches may change what he gets
 		ctx, cancel := context.WithCancel(context.Background())
 		var got [][]discovery.Endpoint

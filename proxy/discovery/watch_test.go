@@ -115,11 +115,16 @@ func TestWatch(t *testing.T) {
 			[]told{{0, []string{"a"}}}, 0, ""},
 		"but when it stays": {c, []answer{{0, []string{"a"}, nil}, {at(60), []string{}, nil}, {at(1800), []string{"b"}, nil}},
 			[]told{{0, []string{"a"}}, {at(90), []string{}}, {at(1800), []string{"b"}}}, at(14), ""},
-		"errors in between do not make it forgotten": {c, []answer{{0, []string{"a"}, nil}, {at(60), []string{}, nil}, {at(80), nil, errDown}, {at(100), []string{}, nil}},
+		"errors in between do not make it forgotten": {c, []answer{
+			{0, []string{"a"}, nil}, {at(60), []string{}, nil}, {at(80), nil, errDown}, {at(100), []string{}, nil},
+		},
 			[]told{{0, []string{"a"}}, {at(100), []string{}}}, at(34), ""},
-		"each time anew": {c, []answer{{0, []string{"a"}, nil}, {at(60), []string{}, nil}, {at(80), []string{"a"}, nil}, {at(100), []string{}, nil}, {at(120), []string{"b"}, nil}},
+		"each time anew": {c, []answer{
+			{0, []string{"a"}, nil}, {at(60), []string{}, nil}, {at(80), []string{"a"}, nil}, {at(100), []string{}, nil}, {at(120), []string{"b"}, nil},
+		},
 			[]told{{0, []string{"a"}}, {at(120), []string{"b"}}}, at(12), ""},
-		"however rarely DNS is asked": {Config{Refresh: 10 * time.Minute, First: at(10), EmptyAfter: at(30)}, []answer{{0, []string{"a"}, nil}, {at(60), []string{}, nil}},
+		"however rarely DNS is asked": {
+			Config{Refresh: 10 * time.Minute, First: at(10), EmptyAfter: at(30)}, []answer{{0, []string{"a"}, nil}, {at(60), []string{}, nil}},
 			[]told{{0, []string{"a"}}, {at(90), []string{}}}, at(640), ""},
 		"or at once, if so configured": {Config{Refresh: at(10), First: at(10)}, []answer{{0, []string{"a"}, nil}, {at(60), []string{}, nil}},
 			[]told{{0, []string{"a"}}, {at(60), []string{}}}, at(12), ""},

@@ -81,7 +81,8 @@ type Automatic struct {
 // DefaultConfig goes back by itself and forward when told to.
 func DefaultConfig() Config {
 	return Config{
-		// 14 is 8 failures in a row; at 0.4 % of failures it is reached less than once in a thousand million requests.
+		// 14 is 8 failures in a row. Chance alone did not reach it in a thousand million requests of which 0.4 % failed; it
+		// reached 9 once in four million.
 		Errors:       Errors{CUSUM: CUSUM{P0: 0.005, P1: 0.03, H: 14}},
 		ClientErrors: ClientErrors{Ratio: 2, Min: 200},
 		Latency:      Latency{P95Ratio: 1.5, P99Ratio: 2, Hop: 5 * time.Millisecond, Min: 200, Window: 30 * time.Second, Breaches: "2of3"},
@@ -184,7 +185,8 @@ func parseSteps(list []string) ([]int, error) {
 
 // parseBreaches reads "2of3".
 func parseBreaches(s string) (need, of int, err error) {
-	if n, scanErr := fmt.Sscanf(s, "%dof%d", &need, &of); n != 2 || scanErr != nil || need < 1 || of < need || of > 10 || s != fmt.Sprintf("%dof%d", need, of) {
+	_, err = fmt.Sscanf(s, "%dof%d", &need, &of)
+	if err != nil || need < 1 || of < need || of > 10 || s != fmt.Sprintf("%dof%d", need, of) {
 		return 0, 0, fmt.Errorf("%q is not so many of the last windows, at most 10, as in 2of3", s)
 	}
 	return need, of, nil

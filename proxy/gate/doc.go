@@ -20,6 +20,9 @@
 //     compared, and one client error per status and stage; one without a subject is counted each time.
 //   - What a client aborts (499) and what we ourselves refuse is never counted.
 //
+// Verdicts are asked for; only Observe, in the request that turns a stage bad, calls back, so that nothing waits for the
+// next time somebody asks. What is slow is bad only when a window ends.
+//
 // A Controller takes verdicts and the time, and decides. It is a function: what it remembers is given to it and handed
 // back, so that it can be kept in the control record and go on elsewhere.
 //

@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/banyan-go/banyan/internal/clock"
@@ -19,34 +20,41 @@ func Example() {
 	}
 	var progress gate.Progress // kept in the control record
 	var monitor *gate.Monitor
+	var placing sync.Mutex // held while the module changes its place
 	// decide is called when the stage turns bad, and once a second besides.
-	decide := func(v gate.Verdict) {
+	decide := func() {
+		placing.Lock()
+		defer placing.Unlock()
+		v := monitor.Verdict(now.Now())
 		var d gate.Decision
 		progress, d = controller.Next(progress, gate.Input{Now: now.Now(), Verdict: v})
+		next := gate.Stage{Epoch: v.Stage.Epoch + 1, Placement: gate.Local}
 		switch d.Action {
 		case gate.Rollback:
 			fmt.Println("home:", d.Reason, d.Verdict.Evidence.Traces)
-			monitor.Begin(gate.Stage{Epoch: v.Stage.Epoch + 1, Placement: gate.Local}, now.Now()) // after the routes are swapped
 		case gate.Advance:
 			fmt.Println("on to", d.Placement, d.Share)
-			monitor.Begin(gate.Stage{Epoch: v.Stage.Epoch + 1, Placement: d.Placement, Share: d.Share, Control: d.Share < 10000}, now.Now())
+			next.Placement, next.Share, next.Control = d.Placement, d.Share, d.Share < 10000
 		case gate.Hold:
 			fmt.Println("waits for", d.Waiting+":", d.Reason)
+			return
 		}
+		// Here the routes are swapped. If that fails the stage stays, and the same is decided again.
+		monitor.Begin(next, now.Now())
 	}
-	if monitor, err = gate.NewMonitor(cfg, decide); err != nil {
+	if monitor, err = gate.NewMonitor(cfg, func(gate.Verdict) { decide() }); err != nil {
 		fmt.Println(err)
 		return
 	}
 	monitor.Begin(gate.Stage{Epoch: 7, Placement: gate.Canary, Share: 100, Control: true}, now.Now())
-	decide(monitor.Verdict(now.Now()))
+	decide()
 	for i := range 5 {
 		now.Advance(time.Second)
 		monitor.Observe(gate.Sample{
 			At: now.Now(), Remote: true, Route: "GET /api/orders/{id}", Subject: 4711, Failure: gate.NotSent, Trace: fmt.Sprint("request-", i+1),
 		})
 	}
-	decide(monitor.Verdict(now.Now()))
+	decide()
 	// Output:
 	// waits for data: errors: 0 of 0 requests failed; evidence 0.0 of 14
 	// home: trip: 5 requests in a row got no answer [request-1 request-2 request-3 request-4 request-5]

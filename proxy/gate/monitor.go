@@ -19,9 +19,9 @@ type Monitor struct {
 	judging sync.Mutex // windows are judged one after the other; taken before mu
 }
 
-// NewMonitor makes a monitor that watches nothing yet: Begin starts it. bad is called once in a stage that turns bad, from
-// Observe in the request that made it so, or from Verdict: it should swap the routes and leave the rest to others. nil
-// is told nothing.
+// NewMonitor makes a monitor that watches nothing yet: Begin starts it. bad is called once in a stage that an error, a trip
+// or a client error turns bad, from Observe, in the request that made it so. It may call the monitor, and had better ask
+// it for the verdict again while it holds what keeps stages from changing. nil is told nothing.
 func NewMonitor(cfg Config, bad func(Verdict)) (*Monitor, error) {
 	if err := cfg.Validate("gate"); err != nil {
 		return nil, err
@@ -59,8 +59,8 @@ func (m *Monitor) Observe(s Sample) {
 	}
 }
 
-// Verdict is what is to be thought of the module now. Windows of latency end here, so it must be asked for now and then:
-// several times in latency.window.
+// Verdict is what is to be thought of the module now; once it is bad it stays so until the next stage. Windows of latency
+// end here, so it must be asked for now and then: several times in latency.window.
 func (m *Monitor) Verdict(now time.Time) Verdict {
 	m.judging.Lock()
 	defer m.judging.Unlock()
@@ -81,17 +81,11 @@ func (m *Monitor) Verdict(now time.Time) Verdict {
 	}
 
 	m.mu.Lock()
-	told := false
+	defer m.mu.Unlock()
 	if closed != nil {
-		told = w.judged(found, m.need, m.last)
+		w.judged(found, m.need, m.last)
 	}
-	v := w.verdict(now, &m.cfg, m.need)
-	current := m.watch == w
-	m.mu.Unlock()
-	if told && current && m.bad != nil {
-		m.bad(v)
-	}
-	return v
+	return w.verdict(now, &m.cfg, m.need)
 }
 
 // watch is what was seen in one stage.
@@ -265,15 +259,15 @@ func (w *watch) closeWindow(now time.Time, cfg Latency) *window {
 	return &closed
 }
 
-// judged notes what a window has shown and says whether it made the stage bad.
-func (w *watch) judged(b *breach, need, last int) bool {
+// judged notes what a window has shown.
+func (w *watch) judged(b *breach, need, last int) {
 	w.breaches = append(w.breaches, b)
 	if len(w.breaches) > last {
 		w.breaches = w.breaches[1:]
 	}
 	n := w.breached()
 	if b == nil || n < need || w.evidence != nil {
-		return false
+		return
 	}
 	var first *breach
 	for _, x := range w.breaches {
@@ -293,7 +287,6 @@ func (w *watch) judged(b *breach, need, last int) bool {
 		Reason: fmt.Sprintf("%d of the last %d windows are breached; in the last one the %s of %s is %s, where the local side has %s",
 			n, len(w.breaches), b.quantile, b.worst.route, b.remote.at(b.quantile), b.local.at(b.quantile)),
 	})
-	return true
 }
 
 func (w *watch) breached() int {

@@ -17,7 +17,9 @@ type Sample struct {
 	Trace    string        `json:"trace,omitempty"`
 }
 
-// The failures of a sample, as proxy/upstream names them. Any other name is judged by its status.
+// The failures of a sample, as proxy/upstream names them. Any other name is judged by its status. Overload is what we
+// ourselves refuse for want of room; what an open breaker keeps back is NotSent, or a module that is down would have
+// no failures any more.
 const (
 	None        = "none"
 	NotSent     = "not_sent"

@@ -226,8 +226,8 @@ func (m *Mirror) handle(ctx context.Context, j job) {
 	defer m.held.Add(-j.bytes)
 	defer func() {
 		if p := recover(); p != nil {
-			j.count(func(c *RouteReport) { c.Failed++ })
 			m.log.Error("shadow comparison panicked", "module", m.module, "route", j.name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			j.count(func(c *RouteReport) { c.Failed++ })
 		}
 	}()
 	if j.route.unsafe.Load() || ctx.Err() != nil {

@@ -38,14 +38,15 @@ type Config struct {
 	ReplayBody int      `mapstructure:"replay_body"` // bytes; a longer body is streamed, and sent once
 	// HeaderBytes bounds the header of a request as HTTP/2 counts it: names, values, and 32 for each field. Over h2 it must
 	// not be more than the upstream takes: some upstreams close the connection then, with the requests of all others.
-	HeaderBytes int           `mapstructure:"header_bytes"`
-	TunnelIdle  time.Duration `mapstructure:"tunnel_idle"` // a WebSocket on which nothing moves for this long is cut
-	Pool        Pool          `mapstructure:"pool"`
-	Health      Health        `mapstructure:"health"`
-	Breaker     Breaker       `mapstructure:"breaker"`
-	Retry       Retry         `mapstructure:"retry"`
-	Bulkhead    Bulkhead      `mapstructure:"bulkhead"`
-	Drain       Drain         `mapstructure:"drain"`
+	HeaderBytes int `mapstructure:"header_bytes"`
+	// StreamIdle cuts a WebSocket on which nothing moves for this long, and a stream whose client takes nothing.
+	StreamIdle time.Duration `mapstructure:"stream_idle"`
+	Pool       Pool          `mapstructure:"pool"`
+	Health     Health        `mapstructure:"health"`
+	Breaker    Breaker       `mapstructure:"breaker"`
+	Retry      Retry         `mapstructure:"retry"`
+	Bulkhead   Bulkhead      `mapstructure:"bulkhead"`
+	Drain      Drain         `mapstructure:"drain"`
 }
 
 // Pool is about the connections to an endpoint.
@@ -114,7 +115,7 @@ type Drain struct {
 // DefaultConfig suits a module of our own on the same network.
 func DefaultConfig() Config {
 	return Config{
-		Endpoints: []string{}, Protocol: H2C, Balance: LeastInFlight, Transport: Standard, ReplayBody: 64 << 10, HeaderBytes: 64 << 10, TunnelIdle: 10 * time.Minute,
+		Endpoints: []string{}, Protocol: H2C, Balance: LeastInFlight, Transport: Standard, ReplayBody: 64 << 10, HeaderBytes: 64 << 10, StreamIdle: 10 * time.Minute,
 		Pool: Pool{MaxConns: 256, Idle: time.Minute, Connect: 500 * time.Millisecond, Header: 10 * time.Second},
 		Health: Health{
 			Active:  Active{Path: "/readyz", Interval: 2 * time.Second, Timeout: time.Second, Fails: 3, Passes: 2},
@@ -172,7 +173,7 @@ func (c Config) Validate(prefix string) error {
 	}
 	within("replay_body", c.ReplayBody, 0, 16<<20)
 	within("header_bytes", c.HeaderBytes, 1024, 1<<20)
-	lasts("tunnel_idle", c.TunnelIdle, time.Second, 24*time.Hour)
+	lasts("stream_idle", c.StreamIdle, time.Second, 24*time.Hour)
 	within("pool.max_conns", c.Pool.MaxConns, 1, 65536)
 	lasts("pool.idle", c.Pool.Idle, 100*time.Millisecond, time.Hour)
 	lasts("pool.connect", c.Pool.Connect, time.Millisecond, time.Minute)

@@ -162,7 +162,8 @@ func (e *endpoint) note(v verdict) {
 // choice is who may be sent to. It never changes; a new one takes its place.
 type choice struct {
 	turns []*endpoint // each as often as its weight says, evenly spread
-	all   bool        // too many are unwell, so all are used
+	well  int         // endpoints that are
+	all   bool        // too many are not, so all are used
 	until time.Time   // when one that is left out comes back; zero if none is
 }
 
@@ -178,6 +179,7 @@ func (u *Upstream) choose(now time.Time) *choice {
 			usable = append(usable, e)
 		}
 	}
+	c.well = len(usable)
 	if out := len(u.endpoints) - len(usable); out*100 > u.cfg.Health.MaxOut*len(u.endpoints) {
 		c.all, usable = true, u.endpoints
 	}

@@ -265,6 +265,7 @@ func TestBreakerTrips(t *testing.T) {
 		for name, want := range map[string]float64{
 			"banyan_upstream_breaker orders": 2, "banyan_upstream_requests_total not_sent orders": 5, "banyan_upstream_requests_total overload orders": 3,
 			"banyan_upstream_requests_total none orders": 0, "banyan_upstream_in_flight orders": 0, "banyan_upstream_endpoints orders": 1,
+			"banyan_upstream_endpoints_usable orders": 0,
 		} {
 			if got, ok := have[name]; !ok || got != want {
 				t.Errorf("%s: %v, want %v", name, got, want)
@@ -542,6 +543,78 @@ func TestStreamIsToldInTheMiddleOfAnEvent(t *testing.T) {
 	if r := g.result(1); r.Failure != upstream.Aborted || !errors.Is(r.Err, upstream.ErrDraining) {
 		t.Errorf("%+v", r)
 	}
+}
+
+// The caller may end a stream in the same way, as a gateway does that ends itself.
+func TestCallerEndsAStream(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
+		g := open(t, protocol, options{cfg: cfg}, backend(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, "data: 1\n\n")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}))
+		u := g.Upstream
+		begun := make(chan context.CancelCauseFunc, 1)
+		results := make(chan upstream.Result, 1)
+		at := serve(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancelCause(r.Context())
+			begun <- cancel
+			results <- u.Serve(w, r.WithContext(ctx), stream)
+		})})
+		resp, err := client(t, false).Get(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if _, err := io.ReadFull(resp.Body, make([]byte, len("data: 1\n\n"))); err != nil {
+			t.Fatal(err)
+		}
+		(<-begun)(upstream.ErrDraining)
+		if rest, err := io.ReadAll(resp.Body); !strings.HasPrefix(string(rest), "retry: ") || err != nil {
+			t.Errorf("ends with %q, %v", rest, err)
+		}
+		if r := <-results; r.Failure != upstream.None {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// A client that takes nothing does not hold a stream for ever.
+func TestStreamIsNotTaken(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
+		g := open(t, protocol, options{call: stream, cfg: func(c *upstream.Config) { cfg(c); c.StreamIdle = time.Second }},
+			backend(t, func(w http.ResponseWriter, _ *http.Request) {
+				for { // more than all buffers on the way hold
+					if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+						return
+					}
+				}
+			}))
+		resp, err := client(t, false).Do(g.request("GET", "/", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if r := g.result(1); r.Failure != upstream.ClientAbort || !r.Started {
+			t.Errorf("%+v", r)
+		}
+		if s := g.Status(); s.Streams != 0 || s.Breaker != "closed" {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// A panic of the caller's own code takes no place with it.
+func TestPanicLeavesNothing(t *testing.T) {
+	t.Parallel()
+	g := open(t, upstream.H2C, options{call: upstream.Call{Prepare: func(*http.Request, int) error { panic(http.ErrAbortHandler) }}}, dead)
+	if got := g.post("/", "x"); got.err == nil {
+		t.Errorf("got %+v", got)
+	}
+	eventually(t, "an empty upstream", func() bool { s := g.Status(); return s.InFlight == 0 && s.Endpoints[0].InFlight == 0 })
 }
 
 func TestBalance(t *testing.T) {

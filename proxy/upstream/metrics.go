@@ -12,6 +12,7 @@ type metrics struct {
 	ejections prometheus.Counter
 	inFlight  prometheus.Gauge
 	endpoints prometheus.Gauge
+	usable    prometheus.Gauge
 	breaker   prometheus.Gauge
 }
 
@@ -48,6 +49,12 @@ func newMetrics(r prometheus.Registerer, name string) (*metrics, error) {
 	if err != nil {
 		return nil, err
 	}
+	usable, err := register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "banyan_upstream_endpoints_usable", Help: "Endpoints of an upstream that are well.",
+	}, []string{"upstream"}))
+	if err != nil {
+		return nil, err
+	}
 	breaker, err := register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "banyan_upstream_breaker", Help: "State of the breaker: 0 closed, 1 half open, 2 open.",
 	}, []string{"upstream"}))
@@ -56,7 +63,8 @@ func newMetrics(r prometheus.Registerer, name string) (*metrics, error) {
 	}
 	m := &metrics{
 		requests: map[Failure]prometheus.Counter{}, again: again.WithLabelValues(name), ejections: ejections.WithLabelValues(name),
-		inFlight: inFlight.WithLabelValues(name), endpoints: endpoints.WithLabelValues(name), breaker: breaker.WithLabelValues(name),
+		inFlight: inFlight.WithLabelValues(name), endpoints: endpoints.WithLabelValues(name),
+		usable: usable.WithLabelValues(name), breaker: breaker.WithLabelValues(name),
 	}
 	for _, f := range []Failure{None, NotSent, MaybeSent, Answered5xx, Aborted, ClientAbort, Overload} {
 		m.requests[f] = requests.WithLabelValues(name, string(f))

@@ -61,6 +61,7 @@ type Result struct {
 
 // Serve sends the request to the upstream and its answer to w. It writes no answer of its own: if Result.Started is false
 // the caller decides what the client gets. The request is as the gateway has cleaned it; its GetBody is used if it is set.
+// Whoever ends the context of a stream with ErrDraining as the cause has it end in good order, where that can be.
 func (u *Upstream) Serve(w http.ResponseWriter, r *http.Request, c Call) Result {
 	start := u.clock.Now()
 	x := &exchange{u: u, w: w, r: r, ctx: r.Context(), call: c, start: start, long: c.Class == module.Stream || c.Upgrade, result: Result{Failure: None}}
@@ -142,16 +143,16 @@ func (x *exchange) serve() {
 }
 
 // forward sends the request to e, or to others if that is safe and of use, and passes on the answer. e was entered.
-func (x *exchange) forward(e *endpoint) verdict {
-	for {
-		v, next := x.try(e)
-		e.leave(x.long)
-		if next == nil {
-			return v
-		}
-		x.u.metrics.again.Inc()
-		e = next
+func (x *exchange) forward(e *endpoint) (v verdict) {
+	for e != nil {
+		v, e = x.visit(e)
 	}
+	return v
+}
+
+func (x *exchange) visit(e *endpoint) (verdict, *endpoint) {
+	defer e.leave(x.long) // also after a panic
+	return x.try(e)
 }
 
 // try sends the request to e. If it is to be sent again it says where to; else it has passed on the answer or has noted
@@ -215,7 +216,7 @@ func (x *exchange) try(e *endpoint) (verdict, *endpoint) {
 		u.breaker.record(&x.permit, good, u.clock.Now())
 		v = nothing
 	}
-	if broke := x.answer(resp, ctx); broke != nothing {
+	if broke := x.answer(resp); broke != nothing {
 		v = broke
 		e.note(broke)
 	}
@@ -298,18 +299,18 @@ func (x *exchange) classify(e *endpoint, a *attempt, ctx context.Context, err er
 	case x.body.failed() != nil:
 		x.fail(ClientAbort, x.body.failed())
 		return nothing
-	case errors.Is(x.r.Context().Err(), context.Canceled):
-		x.fail(ClientAbort, context.Cause(x.r.Context()))
+	case x.leaving():
+		x.fail(failure, ErrDraining)
 		return nothing
-	case x.r.Context().Err() != nil:
+	case errors.Is(x.ctx.Err(), context.Canceled):
+		x.fail(ClientAbort, context.Cause(x.ctx))
+		return nothing
+	case x.ctx.Err() != nil:
 		// The time of the request is up. If the client had not even sent it all, that says nothing of the upstream.
-		x.fail(failure, fmt.Errorf("upstream %s: %w", e.addr, context.Cause(x.r.Context())))
+		x.fail(failure, fmt.Errorf("upstream %s: %w", e.addr, context.Cause(x.ctx)))
 		if maybe && x.body.sent() {
 			return failed
 		}
-		return nothing
-	case x.told.Load():
-		x.fail(failure, ErrDraining)
 		return nothing
 	}
 	x.fail(failure, fmt.Errorf("upstream %s: %w", e.addr, err))
@@ -351,6 +352,7 @@ func (x *exchange) next(e *endpoint, v verdict) *endpoint {
 		next.leave(x.long)
 		return nil
 	}
+	u.metrics.again.Inc()
 	return next
 }
 
@@ -375,7 +377,7 @@ func (x *exchange) tell(e *endpoint, ctx context.Context, end func()) func() boo
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // answer passes on the answer. It says what a break tells of the upstream, or nothing.
-func (x *exchange) answer(resp *http.Response, ctx context.Context) verdict {
+func (x *exchange) answer(resp *http.Response) verdict {
 	w, h := x.w, x.w.Header()
 	defer func() { _ = resp.Body.Close() }()
 	copyHeader(h, resp.Header)
@@ -410,9 +412,16 @@ func (x *exchange) answer(resp *http.Response, ctx context.Context) verdict {
 	buffer := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buffer)
 	end := eventEnd{between: true, blank: true}
+	if x.long {
+		defer func() { _ = flusher.SetWriteDeadline(time.Time{}) }()
+	}
 	for {
 		n, err := resp.Body.Read(buffer[:])
 		if n > 0 {
+			if x.long {
+				// A stream has no time to end, so each piece has: a client that takes nothing must not hold it for ever.
+				_ = flusher.SetWriteDeadline(time.Now().Add(x.u.cfg.StreamIdle))
+			}
 			if _, failure := w.Write(buffer[:n]); failure != nil {
 				x.fail(ClientAbort, failure)
 				return nothing
@@ -431,7 +440,7 @@ func (x *exchange) answer(resp *http.Response, ctx context.Context) verdict {
 			break
 		}
 		if err != nil {
-			return x.broke(err, events && end.between, flusher, resp)
+			return x.broke(err, events && end.between, flusher)
 		}
 	}
 	_ = resp.Body.Close() // now, so that the trailers are there
@@ -440,24 +449,24 @@ func (x *exchange) answer(resp *http.Response, ctx context.Context) verdict {
 }
 
 // broke is for an answer that has ended before its end.
-func (x *exchange) broke(err error, between bool, flusher *http.ResponseController, resp *http.Response) verdict {
-	switch in := x.r.Context(); {
-	case errors.Is(in.Err(), context.Canceled):
-		x.fail(ClientAbort, context.Cause(in))
-		return nothing
-	case in.Err() != nil:
-		// Whether the upstream or the client was slow cannot be told.
-		x.fail(Aborted, context.Cause(in))
-		return nothing
-	case x.told.Load() && between:
+func (x *exchange) broke(err error, between bool, flusher *http.ResponseController) verdict {
+	switch {
+	case x.leaving() && between:
 		// Between two events a stream can end in good order, with a hint when to come back.
 		x.fail(None, ErrDraining)
 		if _, failure := x.w.Write([]byte("retry: " + strconv.Itoa(500+int(x.u.jitter().Milliseconds())/2) + "\n\n")); failure == nil {
 			_ = flusher.Flush()
 		}
 		return nothing
-	case x.told.Load():
+	case x.leaving():
 		x.fail(Aborted, ErrDraining)
+		return nothing
+	case errors.Is(x.ctx.Err(), context.Canceled):
+		x.fail(ClientAbort, context.Cause(x.ctx))
+		return nothing
+	case x.ctx.Err() != nil:
+		// Whether the upstream or the client was slow cannot be told.
+		x.fail(Aborted, context.Cause(x.ctx))
 		return nothing
 	case x.body.failed() != nil:
 		x.fail(ClientAbort, x.body.failed())
@@ -465,6 +474,11 @@ func (x *exchange) broke(err error, between bool, flusher *http.ResponseControll
 	}
 	x.fail(Aborted, fmt.Errorf("upstream %s: the answer broke off: %w", x.result.Endpoint, err))
 	return failed
+}
+
+// leaving says whether it is we who end a stream: its endpoint goes, or the caller has ended the context for that reason.
+func (x *exchange) leaving() bool {
+	return x.told.Load() || errors.Is(context.Cause(x.ctx), ErrDraining)
 }
 
 // trailers sets what came after the body: those that were announced under their names, the others in the way net/http

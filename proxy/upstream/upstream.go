@@ -245,6 +245,7 @@ func (u *Upstream) refreshLocked() *choice {
 	c := u.choose(u.clock.Now())
 	u.choice.Store(c)
 	u.metrics.endpoints.Set(float64(len(u.endpoints)))
+	u.metrics.usable.Set(float64(c.well))
 	return c
 }
 

@@ -60,7 +60,7 @@ func (x *exchange) upgrade(e *endpoint) verdict {
 		if resp.StatusCode >= 500 {
 			x.fail(Answered5xx, nil)
 		}
-		if broke := x.answer(resp, x.ctx); broke != nothing {
+		if broke := x.answer(resp); broke != nothing {
 			return broke
 		}
 		return v
@@ -148,7 +148,7 @@ func (x *exchange) tunnel(e *endpoint, up net.Conn, in *bufio.Reader, resp *http
 	_ = client.SetDeadline(time.Time{})
 	_ = up.SetDeadline(time.Time{})
 
-	idle := x.u.cfg.TunnelIdle
+	idle := x.u.cfg.StreamIdle
 	_ = client.SetWriteDeadline(time.Now().Add(idle))
 	head := bufio.NewWriter(client)
 	_, _ = head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")

@@ -362,7 +362,7 @@ func TestWebSocketDoesNotLeave(t *testing.T) {
 // What moves in one direction is not idle.
 func TestWebSocketIsIdle(t *testing.T) {
 	t.Parallel()
-	g := open(t, upstream.H1, options{call: socketCall, cfg: func(cfg *upstream.Config) { cfg.TunnelIdle = time.Second }},
+	g := open(t, upstream.H1, options{call: socketCall, cfg: func(cfg *upstream.Config) { cfg.StreamIdle = time.Second }},
 		raw(t, func(conn net.Conn, in *bufio.Reader) {
 			r, _, err := readRequest(in)
 			if err != nil {

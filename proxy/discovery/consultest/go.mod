@@ -1,3 +1,6 @@
+// A Consul server to test against, apart so that what it requires moves no version of the shipped binary:
+// BANYAN_TEST_CONSUL=1 go test ./proxy/discovery -run TestConsul builds and runs it. 1.13 is under the MPL, and 1.17 and
+// later are not free software.
 module github.com/banyan-go/banyan/proxy/discovery/consultest
 
 go 1.26.0

@@ -1,0 +1,7 @@
+package main
+
+import (
+	_ "google.golang.org/grpc/interop"
+)
+
+func main() {}
