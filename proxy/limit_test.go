@@ -29,7 +29,8 @@ type fakeBudgets struct {
 	calls   int
 	keys    int
 	failure error
-	hang    bool // until the caller gives up
+	hang    bool          // until the caller gives up
+	hold    chan struct{} // until it is closed
 }
 
 func (f *fakeBudgets) Charge(ctx context.Context, limit control.Budget, charges []control.Charge) ([]control.Balance, error) {
@@ -40,6 +41,9 @@ func (f *fakeBudgets) Charge(ctx context.Context, limit control.Budget, charges 
 	if f.hang {
 		<-ctx.Done()
 		return nil, ctx.Err()
+	}
+	if f.hold != nil {
+		<-f.hold
 	}
 	if f.failure != nil {
 		return nil, f.failure
@@ -372,6 +376,47 @@ func TestEndLetsNobodyWait(t *testing.T) {
 		}
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestNobodyWaitsBehindALostStatement: when the budgets are lost, those further back are told too.
+func TestNobodyWaitsBehindALostStatement(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeBudgets{hang: true}
+		l, s := replica(t, f, "login", Rate{PerSecond: 0.01, Burst: 10})
+		started := time.Now()
+		var wg sync.WaitGroup
+		for _, key := range []string{"a", "b"} {
+			wg.Go(func() { allowed(l, key, 1) })
+			synctest.Wait()
+		}
+		wg.Wait()
+		if took := time.Since(started); took != chargeTimeout {
+			t.Errorf("answered after %s, want %s", took, chargeTimeout)
+		}
+		// Nor does who has seen them reachable a moment before.
+		started = time.Now()
+		if v := s.wait(make(chan verdict)); !v.alone || time.Since(started) > 0 {
+			t.Errorf("got %+v after %s", v, time.Since(started))
+		}
+	})
+}
+
+// TestTokensGivenOutMeanwhile: what is given out while a charge is on its way is not forgotten when its answer comes.
+func TestTokensGivenOutMeanwhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeBudgets{hold: make(chan struct{})}
+		l, _ := replica(t, f, "customer", Rate{PerSecond: 0.01, Burst: 100})
+		allowed(l, "ann", 5)
+		synctest.Wait() // the charge is on its way
+		allowed(l, "ann", 3)
+		close(f.hold)
+		synctest.Wait()
+		if left, _ := l.take("ann", time.Now()); left != 91 {
+			t.Errorf("%d are left, want 91", left)
 		}
 	})
 }

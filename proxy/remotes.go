@@ -61,6 +61,13 @@ func (g *Gateway) openParts(o Options) error {
 
 // openRemotes makes the upstreams that are configured, whether anybody is sent there or not.
 func (g *Gateway) openRemotes(o Options) error {
+	var reads []string
+	for _, m := range o.Modules {
+		reads = append(reads, readRoutes(m)...)
+	}
+	if err := g.cfg.Shadow.CheckRoutes("gateway.shadow", reads); err != nil {
+		return err
+	}
 	for _, m := range o.Modules {
 		targets := o.Endpoints[m.Name]
 		if len(targets) == 0 {
@@ -108,19 +115,23 @@ func (g *Gateway) openModule(m module.Descriptor, targets []string, o Options) (
 	if err != nil {
 		return nil, err
 	}
-	var reads []string
-	for _, r := range m.Routes {
-		if r.Class == module.Read {
-			reads = append(reads, r.Method+" "+r.Path)
-		}
-	}
-	mirror, err := shadow.New(shadow.Options{Module: m.Name, Routes: reads, Config: g.cfg.Shadow, Log: g.log})
+	mirror, err := shadow.New(shadow.Options{Module: m.Name, Routes: readRoutes(m), Config: g.cfg.Shadow, Log: g.log})
 	if err != nil {
 		return nil, err
 	}
 	made := &remote{name: m.Name, up: up, copies: copies, mirror: mirror}
 	made.monitor, err = gate.NewMonitor(g.cfg.Gates, func(v gate.Verdict) { g.tripped(m.Name, v) })
 	return made, err
+}
+
+func readRoutes(m module.Descriptor) []string {
+	var reads []string
+	for _, r := range m.Routes {
+		if r.Class == module.Read {
+			reads = append(reads, r.Method+" "+r.Path)
+		}
+	}
+	return reads
 }
 
 // openUpstream makes an upstream of addresses, or of one URL of those that discover.

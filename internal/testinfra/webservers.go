@@ -49,6 +49,8 @@ func FreeAddr(tb testing.TB) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 
+const webServerTimeout = 15 * time.Second // they start within milliseconds
+
 // endScript runs the server until the input ends, then lets it finish in order, and after five seconds not so.
 const endScript = `signal=$1; shift
 "$@" </dev/null & server=$!
@@ -79,14 +81,14 @@ func startWebServer(tb testing.TB, name, addr, signal string, config func(dir st
 		tb.Fatal(err)
 	}
 	tb.Cleanup(s.Stop)
-	for deadline := time.Now().Add(startTimeout); ; {
+	for deadline := time.Now().Add(webServerTimeout); ; {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			_ = c.Close()
 			return s
 		}
 		if time.Now().After(deadline) {
-			tb.Fatalf("%s does not listen on %s after %s: %v\n%s%s", name, addr, startTimeout, err, s.File("stdout"), s.File("error.log"))
+			tb.Fatalf("%s does not listen on %s after %s: %v\n%s%s", name, addr, webServerTimeout, err, s.File("stdout"), s.File("error.log"))
 		}
 		<-time.After(10 * time.Millisecond) // another process: there is nothing to be woken by
 	}

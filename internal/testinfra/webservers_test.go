@@ -28,7 +28,7 @@ frontend f
   bind %[2]s
   log stdout format raw local0
   log-format "%%HM %%HU"
-  http-request return status 200 string hello
+  http-request return status 200 content-type text/plain string hello
 # %[1]s
 `},
 	}
