@@ -115,7 +115,7 @@ func (l *limiter) take(key string, now time.Time) (left int, wait time.Duration)
 	l.shared.add(b)
 	s.mu.Unlock()
 
-	v := l.shared.wait(answer)
+	v := l.shared.await(answer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

@@ -33,7 +33,9 @@ type sharing struct {
 	budgets Budgets
 	clock   clock.Clock
 	log     *slog.Logger
-	healthy atomic.Bool // Run runs, and its last statement went well
+	timeout time.Duration // of a statement
+	wait    time.Duration // of a request for its answer
+	healthy atomic.Bool   // Run runs, and its last statement went well
 	wake    chan struct{}
 
 	mu    sync.Mutex
@@ -42,7 +44,7 @@ type sharing struct {
 
 // newSharing shares nothing before Run runs.
 func newSharing(b Budgets, c clock.Clock, log *slog.Logger, r prometheus.Registerer) (*sharing, error) {
-	s := &sharing{budgets: b, clock: c, log: log, wake: make(chan struct{}, 1)}
+	s := &sharing{budgets: b, clock: c, log: log, timeout: chargeTimeout, wait: chargeWait, wake: make(chan struct{}, 1)}
 	if s.clock == nil {
 		s.clock = clock.System{}
 	}
@@ -80,12 +82,12 @@ func (s *sharing) add(b *bucket) {
 	}
 }
 
-// wait waits for a verdict, but not for ever, and not at all if the budgets were lost just before the question was put.
-func (s *sharing) wait(answer <-chan verdict) verdict {
+// await waits for a verdict, but not for ever, and not at all if the budgets were lost just before the question was put.
+func (s *sharing) await(answer <-chan verdict) verdict {
 	if !s.reachable() {
 		return verdict{alone: true}
 	}
-	t := time.NewTimer(chargeWait)
+	t := time.NewTimer(s.wait)
 	defer t.Stop()
 	select {
 	case v := <-answer:
@@ -173,7 +175,7 @@ func (s *sharing) charge(ctx context.Context, batch []*bucket) error {
 		b.unpaid, b.asking, b.queued = 0, nil, false
 		b.shard.mu.Unlock()
 	}
-	ctx, cancel := context.WithTimeout(ctx, chargeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	balances, err := s.budgets.Charge(ctx, l.budget, charges)
 	if err == nil {

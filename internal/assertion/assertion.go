@@ -11,7 +11,8 @@
 // own. "Once" is per process: of several replicas of a module each would take it, so it must not be readable on
 // the way there, over loopback or mTLS alone.
 //
-// Signing takes as long as Ed25519 takes (about 25 us; encoding is 2 us of it), checking about 60 us.
+// Signing costs what Ed25519 costs (about 30 us) and 2 us more, checking what Ed25519 costs (about 63 us) and 10 us more:
+// a form of our own in place of JSON would save next to nothing.
 package assertion
 
 import (

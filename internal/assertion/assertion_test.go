@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -194,6 +195,55 @@ func TestModuleGetsWhatTheGatewayKnows(t *testing.T) {
 	a.Method = "HEAD"
 	if got := r.status(r.request(a, "")); got != http.StatusNoContent || r.got.Method != "GET" {
 		t.Errorf("HEAD: status %d, the module sees %s", got, r.got.Method)
+	}
+}
+
+// TestOverTheWire: what was signed is what arrives, whatever is in the path, over both kinds of connection.
+func TestOverTheWire(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	server := httptest.NewUnstartedServer(r)
+	server.Config.Protocols = &http.Protocols{}
+	server.Config.Protocols.SetHTTP1(true)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
+	t.Cleanup(server.Close)
+	for _, version := range []int{1, 2} {
+		protocols := &http.Protocols{}
+		protocols.SetHTTP1(version == 1)
+		protocols.SetUnencryptedHTTP2(version == 2)
+		transport := &http.Transport{Protocols: protocols}
+		t.Cleanup(transport.CloseIdleConnections)
+		for _, path := range []string{
+			"/api/orders/7", "/api/orders/a b", "/api/orders/é", "/api/orders/a+b!'()*,=@:~$&", "/api/orders/a[b]", "/api/orders/a?b#c", `/api/orders/a"b<c>`, "/api/orders/{id}",
+		} {
+			for _, a := range []*assertion.Request{
+				{Module: "orders", Method: "GET", Path: path, Query: "q=a%20b+c&q=%C3%A9&=&"},
+				{Module: "orders", Method: "POST", Path: path, IdempotencyKey: "k 1", Body: place().Body},
+				{Module: "orders", Method: "DELETE", Path: path},
+			} {
+				signed, err := r.signer.Sign(a)
+				if err != nil {
+					t.Fatal(err)
+				}
+				host := strings.TrimPrefix(server.URL, "http://")
+				req := &http.Request{Method: a.Method, URL: &url.URL{Scheme: "http", Host: host, Path: a.Path, RawQuery: a.Query}, Header: http.Header{assertion.Header: {signed}}}
+				if a.IdempotencyKey != "" {
+					req.Header["Idempotency-Key"] = []string{a.IdempotencyKey}
+				}
+				if a.Body.Length > 0 {
+					req.Body, req.ContentLength = io.NopCloser(strings.NewReader(order)), a.Body.Length
+				}
+				res, err := transport.RoundTrip(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = res.Body.Close()
+				if res.StatusCode != http.StatusNoContent || res.ProtoMajor != version {
+					t.Errorf("%s %s over HTTP/%d: status %d", a.Method, path, res.ProtoMajor, res.StatusCode)
+				}
+			}
+		}
 	}
 }
 

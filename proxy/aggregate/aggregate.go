@@ -235,7 +235,8 @@ func (s *Server) part(ctx context.Context, i int, p part, fetch Fetch) (r result
 		case http.ErrAbortHandler: // the answer broke off
 			r = failed(http.StatusBadGateway, errs.Unavailable)
 		default:
-			s.log.LogAttrs(ctx, slog.LevelError, "panic in a part of an aggregate", slog.String("part", p.Name), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+			s.log.LogAttrs(ctx, slog.LevelError, "panic in a part of an aggregate",
+				slog.String("part", p.Name), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 			r = failed(http.StatusInternalServerError, errs.Internal)
 		}
 	}()

@@ -49,7 +49,8 @@ func DefaultConfig() Config {
 			{Path: "/api/dashboard", Auth: string(identity.Customer), Timeout: time.Second, Parts: []Part{
 				{Name: "profile", Get: "/api/auth/me", Pick: []string{"id", "name", "email", "role", "preferences"}, Count: []string{}, Timeout: most},
 				{Name: "recent_orders", Get: "/api/orders?limit=5", Pick: []string{
-					"items.id", "items.status", "items.reason", "items.fulfilment", "items.return_state", "items.total", "items.units", "items.placed_at", "items.updated_at", "next",
+					"items.id", "items.status", "items.reason", "items.fulfilment", "items.return_state", "items.total", "items.units",
+					"items.placed_at", "items.updated_at", "next",
 				}, Count: []string{}, Timeout: most},
 				{Name: "cart", Get: "/api/carts/mine", Pick: []string{}, Count: []string{}, Timeout: most},
 				{Name: "unread_notifications", Get: "/api/notifications?unread=true&limit=10", Pick: []string{}, Count: []string{}, Timeout: most},
@@ -59,10 +60,14 @@ func DefaultConfig() Config {
 			}},
 			{Path: "/api/mobile/dashboard", Auth: string(identity.Customer), Timeout: time.Second, Parts: []Part{
 				{Name: "profile", Get: "/api/auth/me", Pick: []string{"id", "name"}, Count: []string{}, Timeout: most},
-				{Name: "recent_orders", Get: "/api/orders?limit=3", Pick: []string{"items.id", "items.status", "items.fulfilment", "items.total"}, Count: []string{}, Timeout: most},
+				{Name: "recent_orders", Get: "/api/orders?limit=3", Pick: []string{
+					"items.id", "items.status", "items.fulfilment", "items.total",
+				}, Count: []string{}, Timeout: most},
 				{Name: "cart", Get: "/api/carts/mine", Pick: []string{"total"}, Count: []string{"lines", "problems"}, Timeout: most},
 				{Name: "unread_notifications", Get: "/api/notifications/unread", Pick: []string{}, Count: []string{}, Timeout: most},
-				{Name: "shipments", Get: "/api/shipments?state=dispatched&limit=3", Pick: []string{"items.order_id", "items.carrier", "items.tracking"}, Count: []string{}, Timeout: most},
+				{Name: "shipments", Get: "/api/shipments?state=dispatched&limit=3", Pick: []string{
+					"items.order_id", "items.carrier", "items.tracking",
+				}, Count: []string{}, Timeout: most},
 			}},
 		},
 	}

@@ -327,7 +327,7 @@ func (x *exchange) read() {
 		}
 		fl, lead := c.flights.join(fk)
 		if lead {
-			x.fetch(e, why, fl, fk)
+			x.lead(e, why, fl, fk)
 			return
 		}
 		if until.IsZero() {
@@ -342,6 +342,18 @@ func (x *exchange) read() {
 		}
 		return
 	}
+}
+
+// lead fetches for all who wait for the flight, unless the flight before has landed since the look into the store.
+func (x *exchange) lead(e *entry, why *reason, fl *flight, fk flightKey) {
+	n, _, _ := x.c.store.get(x.key, x.r.Header, x.known)
+	if now := time.Now(); n != e && x.judge(n, now) == fresh {
+		fl.entry = n
+		x.c.flights.land(fk, fl)
+		x.serve(n, now, resultHit, nil)
+		return
+	}
+	x.fetch(e, why, fl, fk)
 }
 
 func (x *exchange) flightKey(vary []string) flightKey {
@@ -406,7 +418,7 @@ func (x *exchange) follow(fl *flight, why *reason) bool {
 	now := time.Now()
 	e := fl.entry
 	switch {
-	case e == nil || !e.answers(x.r.Header, x.known):
+	case e == nil || !e.answers(x.r.Header, x.known) || !x.c.store.holds(e): // it may have been forgotten since it was kept
 		return false
 	case fl.onError && x.mayOnError(e, now):
 		x.serve(e, now, resultOnError, why.collapsed)
@@ -640,7 +652,10 @@ func (x *exchange) refresh(e *entry) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), c.cfg.Refresh)
 	stop := context.AfterFunc(c.ctx, cancel)
 	// The client's request is changed by others once it is answered.
-	own := &exchange{c: c, w: nowhere{}, r: x.r.Clone(ctx), info: x.info, next: x.next, key: x.key, known: x.known, wishes: wishes{maxAge: -1, minFresh: -1}, quiet: true}
+	own := &exchange{
+		c: c, w: nowhere{}, r: x.r.Clone(ctx), info: x.info, next: x.next, key: x.key, known: x.known,
+		wishes: wishes{maxAge: -1, minFresh: -1}, quiet: true,
+	}
 	own.r.Method = http.MethodGet
 	c.background.Go(func() {
 		defer func() {
@@ -694,7 +709,10 @@ type reason struct{ plain, stored, collapsed, validated []string }
 
 func reasonOf(text string) reason {
 	text = "banyan; fwd=" + text
-	return reason{plain: []string{text}, stored: []string{text + "; stored"}, collapsed: []string{text + "; collapsed"}, validated: []string{text + "; fwd-status=304; stored"}}
+	return reason{
+		plain: []string{text}, stored: []string{text + "; stored"}, collapsed: []string{text + "; collapsed"},
+		validated: []string{text + "; fwd-status=304; stored"},
+	}
 }
 
 // Values that every answer shares. Nobody changes them in place: what is added goes to a copy.

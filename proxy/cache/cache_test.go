@@ -382,6 +382,71 @@ func TestSingleFlight(t *testing.T) {
 	}
 }
 
+// However close they come together, the target is asked once for what can be kept: who finds nothing just before it is
+// kept, and nobody to wait for just after, looks again.
+func TestOnce(t *testing.T) {
+	t.Parallel()
+	c := open(t)
+	g := &target{answer: answer{200, "Cache-Control: max-age=3600\nCache-Tag: a", "a"}}
+	for round := range 500 {
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		for range 16 {
+			wg.Go(func() {
+				<-start
+				ask(c, g, products, "GET", "/p", "")
+			})
+		}
+		close(start)
+		wg.Wait()
+		if g.count() != round+1 {
+			t.Fatalf("asked %d times in %d rounds", g.count(), round+1)
+		}
+		c.Purge("a")
+	}
+}
+
+func TestLeadLooksAgain(t *testing.T) {
+	t.Parallel()
+	c := open(t)
+	g := &target{answer: answer{200, "Cache-Control: max-age=3600", "a"}}
+	ask(c, g, products, "GET", "/p", "")
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/p", nil)
+	x := &exchange{c: c, w: w, r: r, key: key{host: "example.com", path: "/p"}, wishes: wishesOf(r.Header), next: func(http.ResponseWriter, *http.Request) { t.Error("asked again") }}
+	fk := x.flightKey(nil)
+	fl, _ := c.flights.join(fk)
+	x.lead(nil, &uriMiss, fl, fk)
+	select {
+	case <-fl.done:
+	default:
+		t.Error("those who wait for the flight wait for ever")
+	}
+	if w.Body.String() != "a" || fl.entry == nil || len(c.flights.all) != 0 {
+		t.Errorf("%q, landed with %v, %d in the air", w.Body, fl.entry, len(c.flights.all))
+	}
+}
+
+// What was purged between its arrival and the look of one who waited for it is not for that one: it may have come
+// after the change.
+func TestPurgeMeetsFollower(t *testing.T) {
+	t.Parallel()
+	c := open(t)
+	g := &target{answer: answer{200, "Cache-Control: max-age=3600\nCache-Tag: a", "a"}}
+	ask(c, g, products, "GET", "/p", "")
+	k := key{host: "example.com", path: "/p"}
+	e, _, _ := c.store.get(k, nil, false)
+	for _, purged := range []bool{false, true} {
+		if purged {
+			c.Purge("a")
+		}
+		w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/p", nil)
+		x := &exchange{c: c, w: w, r: r, key: k, wishes: wishesOf(r.Header)}
+		if got := x.follow(&flight{entry: e}, &uriMiss); got == purged {
+			t.Errorf("purged %t: follows %t", purged, got)
+		}
+	}
+}
+
 // A route whose answers are not kept costs nobody a wait; once they can be kept again it is noticed.
 func TestHabit(t *testing.T) {
 	t.Parallel()

@@ -241,6 +241,13 @@ func (s *store) drop(e *entry) {
 	}
 }
 
+// holds says whether the entry is there.
+func (s *store) holds(e *entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return e.queue != nil
+}
+
 // purge forgets what has the label, and what is on its way here and will have it. It says how many it has forgotten.
 func (s *store) purge(l label) int {
 	s.mu.Lock()
