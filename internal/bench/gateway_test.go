@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,7 +65,7 @@ func serveRole(role, addr, origin string) error {
 	}
 	cfg := proxy.DefaultConfig()
 	cfg.AccessLog = false
-	cfg.Rate = proxy.Rates{Clients: 1}
+	cfg.Rate = proxy.Rates{Clients: 100}
 	o := proxy.Options{Clock: clock.System{}, Local: http.HandlerFunc(answerPage), Modules: []module.Descriptor{{Name: "pages", Routes: []module.Route{{ID: "page", Method: "GET", Path: "/api/pages/{id}", Class: module.Read}}}}}
 	kind, full := strings.CutSuffix(role, "-full")
 	if full {
@@ -122,7 +123,7 @@ type process struct {
 
 func start(b *testing.B, cmd *exec.Cmd, addr string) process {
 	b.Helper()
-	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}

@@ -71,6 +71,12 @@ func (c h2conn) goAway(last, code uint32) {
 	c.write(goAway, 0, 0, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, last), code)...)
 }
 
+// literal is a field of a header that is spelled out.
+func literal(name, value string) []byte {
+	b := append([]byte{0, byte(len(name))}, name...)
+	return append(append(b, byte(len(value))), value...)
+}
+
 // rawH2 is raw for HTTP/2.
 func rawH2(t *testing.T, h func(c h2conn)) string {
 	return raw(t, func(c net.Conn, in *bufio.Reader) {

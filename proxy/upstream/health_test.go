@@ -112,7 +112,7 @@ func TestHealthChecks(t *testing.T) {
 func TestEndpointIsDownAtStart(t *testing.T) {
 	t.Parallel()
 	a := newProcess(t)
-	g := open(t, upstream.H2C, options{cfg: func(c *upstream.Config) { checked(c); c.Health.Active.Fails = 1000 }}, "http://"+a.addr, dead)
+	g := open(t, upstream.H2C, options{cfg: func(c *upstream.Config) { checked(c); c.Health.Active.Interval = time.Hour }}, "http://"+a.addr, dead)
 	eventually(t, "the checks", func() bool {
 		return g.endpoint(a.addr).Checked && !g.endpoint(strings.TrimPrefix(dead, "http://")).Well
 	})

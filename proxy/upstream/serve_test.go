@@ -311,21 +311,28 @@ func TestTrailersAfterKnownLength(t *testing.T) {
 // An answer of gRPC that has trailers alone must end with its header: a client takes anything else for a broken stream.
 func TestTrailersOnly(t *testing.T) {
 	t.Parallel()
-	g := open(t, upstream.H2C, options{h2: true, call: upstream.Call{Class: module.Stream, Flush: true}}, backend(t, func(w http.ResponseWriter, r *http.Request) {
-		if got := r.Header.Get("Te"); got != "trailers" {
-			t.Errorf("te: %q", got)
-		}
-		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Grpc-Status", "5")
+	g := open(t, upstream.H2C, options{h2: true, call: upstream.Call{Class: module.Stream, Flush: true}}, rawH2(t, func(c h2conn) {
+		id := c.request()
+		c.write(headers, 5, id, append([]byte{0x88}, literal("grpc-status", "5")...)...)
+		_ = c.request()
 	}))
-	resp, err := client(t, true).Transport.RoundTrip(g.request("POST", "/", "x", "Content-Type", "application/grpc", "Te", "trailers"))
+	resp, err := client(t, true).Transport.RoundTrip(g.request("POST", "/", "x", "Content-Type", "application/grpc"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	// The client sees that the stream has ended with the header: it knows that there is no body.
 	if resp.ContentLength != 0 || resp.Header.Get("Grpc-Status") != "5" {
-		t.Errorf("got %v, body %T", resp.Header, resp.Body)
+		t.Errorf("got %v, length %d", resp.Header, resp.ContentLength)
+	}
+}
+
+// Over h2 an upstream is told that trailers are welcome: gRPC insists on it.
+func TestTrailersAreWelcome(t *testing.T) {
+	t.Parallel()
+	g := open(t, upstream.H2C, options{}, backend(t, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Got", r.Header.Get("Te")) }))
+	if got := g.get("/"); got.header.Get("Got") != "trailers" {
+		t.Errorf("got %v", got.header)
 	}
 }
 
@@ -649,6 +656,97 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 	}
 }
 
+// What an upstream says without being asked must not become the answer to the next request.
+func TestUnsolicitedAnswer(t *testing.T) {
+	t.Parallel()
+	const answer, poison = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
+	for _, way := range []string{upstream.Standard, upstream.Synchronous} {
+		for _, late := range []bool{false, true} {
+			t.Run(fmt.Sprint(way, late), func(t *testing.T) {
+				t.Parallel()
+				said := make(chan struct{}, 100)
+				read := make(chan struct{})
+				g := open(t, upstream.H1, options{cfg: func(c *upstream.Config) { c.Transport = way }}, raw(t, func(c net.Conn, in *bufio.Reader) {
+					for {
+						if _, _, err := readRequest(in); err != nil {
+							return
+						}
+						if !late {
+							_, _ = io.WriteString(c, answer+poison)
+							said <- struct{}{}
+							continue
+						}
+						_, _ = io.WriteString(c, answer)
+						<-read
+						_, _ = io.WriteString(c, poison)
+						said <- struct{}{}
+					}
+				}))
+				for range 10 {
+					if got := g.post("/", "x"); got.body != "ok" {
+						t.Errorf("got %+v", got)
+					}
+					if late {
+						read <- struct{}{}
+					}
+					<-said
+					if way == upstream.Standard {
+						eventually(t, "the end of the connection", func() bool { return g.Status().Endpoints[0].Conns == 0 })
+					}
+				}
+			})
+		}
+	}
+}
+
+// A connection that the upstream wants to end is not used again.
+func TestConnectionClose(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{upstream.Standard, upstream.Synchronous} {
+		for _, answer := range []string{
+			"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\n\r\nok",
+		} {
+			var conns, requests atomic.Int64
+			g := open(t, upstream.H1, options{cfg: func(c *upstream.Config) { c.Transport = way }}, raw(t, func(c net.Conn, in *bufio.Reader) {
+				conns.Add(1)
+				for {
+					if _, _, err := readRequest(in); err != nil {
+						return
+					}
+					requests.Add(1)
+					_, _ = io.WriteString(c, answer)
+					if !strings.Contains(answer, "Length") {
+						return // the end of the connection is the end of the answer
+					}
+				}
+			}))
+			for range 5 {
+				if got := g.post("/", "x"); got.body != "ok" || got.err != nil {
+					t.Errorf("%s: %q: got %+v", way, answer, got)
+				}
+			}
+			if conns.Load() != 5 || requests.Load() != 5 {
+				t.Errorf("%s: %q: %d requests over %d connections", way, answer, requests.Load(), conns.Load())
+			}
+		}
+	}
+}
+
+// Connections that nobody uses are closed.
+func TestUnusedConnections(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
+		g := open(t, protocol, options{cfg: func(c *upstream.Config) { cfg(c); c.Pool.Idle = 100 * time.Millisecond }},
+			backend(t, func(http.ResponseWriter, *http.Request) {}))
+		for range 3 {
+			if got := g.post("/", "x"); got.status != 200 {
+				t.Errorf("got %+v", got)
+			}
+			eventually(t, "the end of the connection", func() bool { return g.Status().Endpoints[0].Conns == 0 })
+		}
+	})
+}
+
 func TestServerErrors(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
@@ -774,6 +872,28 @@ func TestTimeToAnswer(t *testing.T) {
 		if got := g.do(r); got.err == nil {
 			t.Errorf("got %+v", got)
 		}
+		// The time is for the header alone: neither for a client that sends slowly, nor for the body of the answer.
+		late := open(t, protocol, options{cfg: func(c *upstream.Config) { cfg(c); c.Pool.Header = 300 * time.Millisecond }},
+			backend(t, func(w http.ResponseWriter, r *http.Request) {
+				b, _ := io.ReadAll(r.Body)
+				w.Header().Set("Content-Length", "8")
+				_, _ = w.Write(b)
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(500 * time.Millisecond)
+				_, _ = io.WriteString(w, "late")
+			}))
+		body, send := io.Pipe()
+		r = late.request("POST", "/", "x")
+		r.Body, r.ContentLength = body, -1
+		go func() {
+			_, _ = io.WriteString(send, "sl")
+			time.Sleep(500 * time.Millisecond)
+			_, _ = io.WriteString(send, "ow")
+			_ = send.Close()
+		}()
+		if got := late.do(r); got.body != "slowlate" {
+			t.Errorf("got %+v", got)
+		}
 		// A stream may take its time.
 		slow := open(t, protocol, options{call: stream, cfg: func(c *upstream.Config) { cfg(c); c.Pool.Header = 20 * time.Millisecond }},
 			backend(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -817,6 +937,45 @@ func TestClientGoes(t *testing.T) {
 			}
 		}
 		if s := g.Status(); s.Breaker != "closed" || !s.Ready || s.InFlight != 0 || !s.Endpoints[0].OutUntil.IsZero() {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// So is a body that the gateway does not take: too long, or framed wrongly. The client is still there, and can be told.
+func TestBodyThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
+		g := open(t, protocol, options{cfg: cfg}, backend(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+		u := g.Upstream
+		at := serve(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, 1000)
+			result := u.Serve(w, r, upstream.Call{Class: module.Write})
+			var large *http.MaxBytesError
+			_, _ = fmt.Fprint(w, result.Failure, " ", errors.As(result.Err, &large), " ", result.BodyGone)
+		})})
+		for _, c := range []struct{ head, want string }{
+			{"Transfer-Encoding: chunked\r\n\r\n1000\r\n" + strings.Repeat("x", 4096), "client_abort true true"},
+			{"Content-Length: 4096\r\n\r\n" + strings.Repeat("x", 4096), "client_abort true true"},
+			{"Transfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n", "client_abort false true"},
+		} {
+			for range 6 { // more than a breaker takes
+				conn, err := net.Dial("tcp", strings.TrimPrefix(at, "http://"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\n"+c.head)
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if b, _ := io.ReadAll(resp.Body); string(b) != c.want {
+					t.Errorf("%.40q: got %q, want %q", c.head, b, c.want)
+				}
+				_ = conn.Close()
+			}
+		}
+		if s := g.Status(); s.Breaker != "closed" || !s.Endpoints[0].OutUntil.IsZero() {
 			t.Errorf("%+v", s)
 		}
 	})

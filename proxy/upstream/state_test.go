@@ -342,6 +342,28 @@ func TestBulkheadIsExact(t *testing.T) {
 	})
 }
 
+// Whoever has chosen an endpoint before it went, and comes in after, is sent on: the endpoint may have stopped already.
+func TestEndpointGoesMeanwhile(t *testing.T) {
+	t.Parallel()
+	cfg := DefaultConfig()
+	cfg.Endpoints = []string{"http://127.0.0.1:1", "http://127.0.0.1:2"}
+	u, err := New(cfg, Options{Name: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = u.Close() }()
+	chosen := u.endpoints[0]
+	u.replace([]address{{addr: "127.0.0.1:2"}})
+	for _, stream := range []bool{false, true} {
+		if err := chosen.enter(stream); !errors.Is(err, errGone) || chosen.load() != 0 {
+			t.Errorf("enters: %v, %d are in it", err, chosen.load())
+		}
+		if e, err := u.pick(time.Now(), stream, nil); err != nil || e.addr != "127.0.0.1:2" {
+			t.Errorf("picks %v, %v", e, err)
+		}
+	}
+}
+
 func TestSpread(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -1,0 +1,90 @@
+package proxytest_test
+
+import (
+	"io"
+	"log"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
+)
+
+// front is a proxy before an origin: ours, or one of the usual building blocks as their documentation shows them. It gives its URL.
+// All of them say in X-User-Id who asks, and let nobody see what is below /admin.
+type front func(t *testing.T, origins ...string) string
+
+// ours is the gateway.
+func ours(t *testing.T, origins ...string) string {
+	t.Helper()
+	f := legacy(origins[0], guarded()...)
+	f.Endpoints = origins
+	return inFrontOf(t, f).url
+}
+
+func location(t *testing.T, raw string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// guard is the check that the stock proxies have before them.
+func guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/admin" || strings.HasPrefix(r.URL.Path, "/admin/") {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+var quiet = log.New(io.Discard, "", 0)
+
+// withDirector is httputil.ReverseProxy as it was used for ten years.
+func withDirector(t *testing.T, origins ...string) string {
+	t.Helper()
+	p := httputil.NewSingleHostReverseProxy(location(t, origins[0]))
+	to := p.Director
+	p.ErrorLog = quiet
+	p.Director = func(r *http.Request) {
+		to(r)
+		r.Header.Set("X-User-Id", "u1")
+	}
+	return serve(t, &http.Server{Handler: guard(p)})
+}
+
+// withRewrite is httputil.ReverseProxy as it is to be used today.
+func withRewrite(t *testing.T, origins ...string) string {
+	t.Helper()
+	p := &httputil.ReverseProxy{ErrorLog: quiet, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(location(t, origins[0]))
+		r.SetXForwarded()
+		r.Out.Header.Set("X-User-Id", "u1")
+	}}
+	return serve(t, &http.Server{Handler: guard(p)})
+}
+
+// withEcho is echo's middleware.Proxy.
+func withEcho(t *testing.T, origins ...string) string {
+	t.Helper()
+	e := echo.New()
+	e.Use(echo.WrapMiddleware(guard), func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			c.Request().Header.Set("X-User-Id", "u1")
+			return next(c)
+		}
+	})
+	var targets []*middleware.ProxyTarget
+	for _, o := range origins {
+		targets = append(targets, &middleware.ProxyTarget{URL: location(t, o)})
+	}
+	e.Use(middleware.ProxyWithConfig(middleware.ProxyConfig{Balancer: middleware.NewRoundRobinBalancer(targets), RetryCount: len(origins) - 1}))
+	return serve(t, &http.Server{Handler: e})
+}
