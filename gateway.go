@@ -165,7 +165,7 @@ func keysCommand(s *settings) *cobra.Command {
 			}
 			return list(cmd, []control.KeyInfo{k})
 		}}
-	rotate.Flags().BoolVar(&compromised, "compromised", false, "drop the old keys at once: everybody has to sign in again")
+	rotate.Flags().BoolVar(&compromised, "compromised", false, "drop the old keys at once: every client has to refresh its token")
 	root.AddCommand(&cobra.Command{Use: "list", Short: "List the keys with their states", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		a, err := s.admin(cmd)
 		if err != nil {

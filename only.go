@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/banyan-go/banyan/config"
@@ -181,7 +182,7 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, store
 	if err != nil {
 		return nil, err
 	}
-	p.server, err = p.newServer(cfg, d.Name, verifier.Middleware(readOnlyCopies(router)), own)
+	p.server, err = p.newServer(cfg, d.Name, verifier.Middleware(readOnlyCopies(router)), own, registry)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +216,7 @@ func awaitKeys(ctx context.Context, store *database.DB, o control.RingOptions) (
 }
 
 // newServer is the port that the gateway reaches. Nothing is answered there without an assertion but how the process is.
-func (p *only) newServer(cfg config.Config, name string, next http.Handler, store *database.DB) (*http.Server, error) {
+func (p *only) newServer(cfg config.Config, name string, next http.Handler, store *database.DB, registry *prometheus.Registry) (*http.Server, error) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /readyz", p.readiness(store))
 	mux.Handle("/", http.MaxBytesHandler(next, 16<<20)) // the gateway has the limits of the routes
@@ -230,7 +231,7 @@ func (p *only) newServer(cfg config.Config, name string, next http.Handler, stor
 		protocols.SetUnencryptedHTTP2(true)
 		return s, nil
 	}
-	identity, err := certs.Open(cfg.Gateway.Certs, name, certs.Options{Log: p.log})
+	identity, err := certs.Open(cfg.Gateway.Certs, name, certs.Options{Log: p.log, Metrics: certs.NewMetrics(registry)})
 	if err != nil {
 		return nil, fmt.Errorf("gateway.certs: %w", err)
 	}

@@ -107,7 +107,11 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	if err != nil {
 		return nil, err
 	}
-	keys, err := control.OpenRing(ctx, opened[database.Control], control.RingOptions{Clock: clock.System{}, Log: log})
+	keys, err := control.OpenRing(ctx, opened[database.Control], control.RingOptions{Clock: clock.System{}, Log: log, Dropped: func() {
+		if s.gateway != nil {
+			s.gateway.Forget()
+		}
+	}})
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,13 @@ func (t *tokens) put(hash [sha256.Size]byte, c token.Claims) {
 	t.keep(hash, c)
 }
 
+// forget believes nothing any more that was verified before.
+func (t *tokens) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.young, t.old = map[[sha256.Size]byte]token.Claims{}, nil
+}
+
 func (t *tokens) keep(hash [sha256.Size]byte, c token.Claims) {
 	if len(t.young) >= t.half {
 		t.old, t.young = t.young, map[[sha256.Size]byte]token.Claims{}
@@ -76,6 +83,9 @@ func bearer(h http.Header) (string, error) {
 	}
 	return raw, nil
 }
+
+// Forget has every token verified again, as after a key was dropped.
+func (g *Gateway) Forget() { g.tokens.forget() }
 
 // authenticate is who asks. Without a token that is nobody. A token that proves nothing is errs.Unauthenticated:
 // the caller decides whether the route needs one. Checking an unknown token is work that anybody can ask for, so it

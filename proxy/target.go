@@ -27,7 +27,6 @@ type remote struct {
 	copies  *upstream.Upstream // connections of their own for what nobody waits for; nil for foreign ones
 	mirror  *shadow.Mirror     // nil for foreign ones
 	monitor *gate.Monitor      // nil for foreign ones
-	stop    func()
 }
 
 // choice is on which side a request is answered, and why.

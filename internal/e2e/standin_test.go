@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"io"
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -139,4 +141,58 @@ func TestStandInRefusals(t *testing.T) {
 			t.Errorf("%s: exit %d, %s", name, cmd.ProcessState.ExitCode(), out)
 		}
 	}
+}
+
+// With certificates the processes know each other by name, and the public port speaks TLS.
+func TestMutualTLS(t *testing.T) {
+	t.Parallel()
+	s := postgres(t, false)
+	dir := filepath.Join(t.TempDir(), "certs")
+	run := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(mustBinary(t), args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	run("certs", "create", "--dir", dir)
+	s.env = append(s.env, "BANYAN_GATEWAY_CERTS="+dir)
+	o := s.standIn("inventory")
+	s.place("inventory", "remote", "ENDPOINTS=https://"+o.addr)
+	s.start()
+	s.env = s.env[:len(s.env):len(s.env)]
+	o.env = s.env
+	o.launch()
+	c := s.asAdmin()
+	eventually(t, "the gateway reaches it", func() bool { return c.do("GET", "/api/inventory", nil).Status == 200 })
+	run("certs", "renew", "--dir", dir)
+	for range 20 {
+		if a := c.do("GET", "/api/inventory", nil); a.Status != 200 {
+			t.Fatalf("after a renewal: %d %s", a.Status, a.Body)
+		}
+	}
+	stranger := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	if a, err := stranger.Get("https://" + o.addr + "/readyz"); err == nil {
+		t.Errorf("a stranger without a certificate gets %d", a.StatusCode)
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "payments.pem"), filepath.Join(dir, "payments.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{pair}
+	if a, err := stranger.Get("https://" + o.addr + "/readyz"); err == nil {
+		t.Errorf("another module gets %d", a.StatusCode)
+	}
+
+	public := s.replica()
+	public.env = append(s.env, "BANYAN_GATEWAY_TLS_CERT="+filepath.Join(dir, "gateway.pem"), "BANYAN_GATEWAY_TLS_KEY="+filepath.Join(dir, "gateway.pem"))
+	public.launch()
+	secure := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
+	eventually(t, "the public port answers over TLS", func() bool {
+		a, err := secure.Get("https://" + public.addr + "/readyz")
+		if err != nil {
+			return false
+		}
+		defer func() { _ = a.Body.Close() }()
+		return a.StatusCode == 200 && a.ProtoMajor == 2 && a.Header.Get("Strict-Transport-Security") != ""
+	})
 }

@@ -172,7 +172,7 @@ func TestAWrongTableChangesNothing(t *testing.T) {
 // TestStreamsSurviveAChangeOfTheTable: one that has begun stays where it is.
 func TestStreamsSurviveAChangeOfTheTable(t *testing.T) {
 	t.Parallel()
-	next := make(chan struct{})
+	next := map[string]chan struct{}{"local": make(chan struct{}), "remote": make(chan struct{}), "old": make(chan struct{})}
 	stream := func(side string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Upgrade") != "" {
@@ -184,7 +184,7 @@ func TestStreamsSurviveAChangeOfTheTable(t *testing.T) {
 				_, _ = fmt.Fprintf(w, "data: %s\n\n", side)
 				_ = http.NewResponseController(w).Flush()
 				select {
-				case <-next:
+				case <-next[side]:
 				case <-r.Context().Done():
 					return
 				}
@@ -209,7 +209,7 @@ func TestStreamsSurviveAChangeOfTheTable(t *testing.T) {
 		hear()
 		return func() {
 			t.Helper()
-			next <- struct{}{}
+			next[want] <- struct{}{}
 			hear()
 		}
 	}
@@ -232,23 +232,13 @@ func TestStreamsSurviveAChangeOfTheTable(t *testing.T) {
 	if err := d.gate.Apply(remote); err != nil {
 		t.Fatal(err)
 	}
-	// One stream of events at a time takes from next.
-	sockets := []func(){talk("/api/live", "remote"), talk("/old", "old")}
-	for _, events := range []struct{ path, side string }{{"/api/live", "remote"}, {"/old", "old"}} {
-		if err := d.gate.Apply(remote); err != nil {
+	clients := []func(){listen("/api/live", "remote"), listen("/old", "old"), talk("/api/live", "remote"), talk("/old", "old")}
+	for n := range 300 {
+		if err := d.gate.Apply(placements()[n%6]); err != nil {
 			t.Fatal(err)
 		}
-		go_on := listen(events.path, events.side)
-		for n := range 60 {
-			if err := d.gate.Apply(placements()[n%6]); err != nil {
-				t.Fatal(err)
-			}
-			if n%6 == 5 {
-				go_on()
-				for _, s := range sockets {
-					s()
-				}
-			}
+		for _, goOn := range clients {
+			goOn()
 		}
 	}
 	// Who comes now goes where the module is now.

@@ -123,6 +123,8 @@ func (d *door) begin() {
 		_ = d.gate.Close(context.Background()) // it cuts the tunnels that a test has left open, and says so
 	})
 	d.t.Cleanup(d.stop)
+	// Run puts the configured placements in force once more: what a test changes must come after that.
+	eventually(d.t, "the first table of Run", func() bool { return d.gate.Epoch() > 1 })
 }
 
 // patient is a configuration of an upstream that a busy machine does not disturb.

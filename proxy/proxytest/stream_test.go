@@ -254,7 +254,7 @@ func TestHeadersOfAnAnswer(t *testing.T) {
 	t.Parallel()
 	endpoint := wire(t, func(c net.Conn, in *bufio.Reader) {
 		if _, _, err := readRequest(in); err == nil {
-			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: X-Internal, close\r\nX-Internal: a\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n"+
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: X-Internal\r\nX-Internal: a\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n"+
 				"Set-Cookie: a=b\r\nSet-Cookie: c=d\r\nX-Kept: e\r\nX-Request-Id: forged\r\nStrict-Transport-Security: max-age=1\r\nContent-Length: 2\r\n\r\nok")
 		}
 	})

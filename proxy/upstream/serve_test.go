@@ -894,6 +894,9 @@ func TestTimeToAnswer(t *testing.T) {
 		if got := late.do(r); got.body != "slowlate" {
 			t.Errorf("got %+v", got)
 		}
+		if got := late.post("/", "slow"); got.body != "slowlate" || got.err != nil {
+			t.Errorf("got %+v", got)
+		}
 		// A stream may take its time.
 		slow := open(t, protocol, options{call: stream, cfg: func(c *upstream.Config) { cfg(c); c.Pool.Header = 20 * time.Millisecond }},
 			backend(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -1069,6 +1072,25 @@ func TestRequestHeaderTooLong(t *testing.T) {
 			t.Errorf("%+v, %d connections", s, conns.Load())
 		}
 	})
+}
+
+// What net/http refuses to send says nothing of the upstream.
+func TestRequestThatCannotBeSent(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []string{upstream.H1, upstream.H2C} {
+		g := open(t, protocol, options{call: upstream.Call{Prepare: func(out *http.Request, _ int) error {
+			out.Header["X-Wrong"] = []string{"a\r\nb: c"}
+			return nil
+		}}}, backend(t, func(http.ResponseWriter, *http.Request) { t.Error("was sent") }))
+		for range 10 {
+			if got := g.post("/", "x"); got.header.Get("Failure") != "not_sent" {
+				t.Errorf("got %+v", got)
+			}
+		}
+		if s := g.Status(); s.Breaker != "closed" || !s.Endpoints[0].OutUntil.IsZero() {
+			t.Errorf("%+v", s)
+		}
+	}
 }
 
 func TestPrepareFails(t *testing.T) {
