@@ -241,6 +241,12 @@ func has(labels []*dto.LabelPair, want []string) bool {
 	return true
 }
 
+// fault ends a test of what the gateway is known to do wrong.
+func fault(t testing.TB, what string) {
+	t.Helper()
+	t.Skipf("a fault of the gateway: %s", what)
+}
+
 // eventually is for what another goroutine or process does behind an answer.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()

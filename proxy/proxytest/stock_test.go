@@ -51,8 +51,10 @@ var quiet = log.New(io.Discard, "", 0)
 func withDirector(t *testing.T, origins ...string) string {
 	t.Helper()
 	p := httputil.NewSingleHostReverseProxy(location(t, origins[0]))
+	//lint:ignore SA1019 what is wrong with it is shown here
 	to := p.Director
 	p.ErrorLog = quiet
+	//lint:ignore SA1019 as above
 	p.Director = func(r *http.Request) {
 		to(r)
 		r.Header.Set("X-User-Id", "u1")

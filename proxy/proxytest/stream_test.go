@@ -82,6 +82,9 @@ func TestPiecesArriveOneByOne(t *testing.T) {
 func TestBodiesGoBothWays(t *testing.T) {
 	t.Parallel()
 	ways(t, func(t *testing.T, h2 bool, protocol, transport string) {
+		if !h2 {
+			fault(t, "over HTTP/1.1 it reads the whole body of a stream before it passes on the answer: both wait for ever")
+		}
 		f := legacy(backend(t, func(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).EnableFullDuplex()
 			in := bufio.NewReader(r.Body)
@@ -245,7 +248,7 @@ func TestTrailersSayNothingThatHeadersMustNot(t *testing.T) {
 	}
 	t.Run("all that is dropped from headers", func(t *testing.T) {
 		if got := pass(t, strings.Fields(faulty)); len(got) > 0 {
-			t.Skipf("fault: as trailers pass %v", got)
+			fault(t, fmt.Sprintf("as trailers pass %v", got))
 		}
 	})
 }
