@@ -40,7 +40,7 @@ func gatewayAnswers(g *proxy.Gateway, keys *control.Ring) map[string]operator.An
 
 func routesCommand(s *settings) *cobra.Command {
 	return &cobra.Command{Use: "routes", Short: "Print who answers for what", Args: cobra.NoArgs,
-		Long: "Print the route table of the running shop: each route with its module, the least role that may use it, the module's placement, and where its requests go.",
+		Long: "Print the route table of the running shop: each route with its module, the least role that may use it,\nthe module's placement, and where its requests go.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a, err := s.admin(cmd)
 			if err != nil {

@@ -288,6 +288,36 @@ func TestServeNeedsMigrations(t *testing.T) {
 	}
 }
 
+// A query outside of units of work does not fail because all connections of its pool were terminated.
+func TestReadsAfterTerminatedSessions(t *testing.T) {
+	t.Parallel()
+	server := testinfra.StartPostgres(t, testinfra.Options{})
+	dsn := server.Database(t)
+	db := open(t, databasetest.PostgresAt(t, dsn, "alpha"))
+	read := func() error {
+		var n int
+		return db.Read(t.Context()).Raw("SELECT 1 FROM pg_sleep(0.02)").Row().Scan(&n)
+	}
+	for range 5 {
+		var all sync.WaitGroup
+		for range 3 { // so many connections
+			all.Go(func() {
+				if err := read(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if err := server.TerminateSessions(testinfra.Name(dsn)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var rows []int
+	if err := db.Read(t.Context()).Raw("SELECT 1").Scan(&rows).Error; err != nil {
+		t.Error(err)
+	}
+}
+
 // Sessions that are terminated under load, during the commit too: every acknowledged row is there, none twice, and the
 // pool is back at once.
 func TestTerminatedSessions(t *testing.T) {

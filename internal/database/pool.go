@@ -34,12 +34,30 @@ func (p readPool) ExecContext(ctx context.Context, query string, args ...any) (s
 	return p.DB.ExecContext(ctx, query, normal(args)...)
 }
 
+// readAttempts is how often a query is sent that found its connection broken: after a restart of the server all of the pool are.
+const readAttempts = 4
+
 func (p readPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return p.DB.QueryContext(ctx, query, normal(args)...)
+	for attempt := 1; ; attempt++ {
+		rows, err := p.DB.QueryContext(ctx, query, normal(args)...)
+		if !again(ctx, err, attempt) {
+			return rows, err
+		}
+	}
 }
 
 func (p readPool) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return p.DB.QueryRowContext(ctx, query, normal(args)...)
+	for attempt := 1; ; attempt++ {
+		row := p.DB.QueryRowContext(ctx, query, normal(args)...)
+		if !again(ctx, row.Err(), attempt) {
+			return row
+		}
+	}
+}
+
+// again: reading changes nothing, so it may be done once more on another connection.
+func again(ctx context.Context, err error, attempt int) bool {
+	return err != nil && attempt < readAttempts && ctx.Err() == nil && transientConnection(err)
 }
 
 // GetDBConn lets GORM find the pool behind.

@@ -212,6 +212,15 @@ func transientConnection(err error) bool {
 		errors.Is(err, sql.ErrConnDone) || errors.Is(err, driver.ErrBadConn) || pgconn.SafeToRetry(err) || strings.Contains(err.Error(), "conn closed")
 }
 
+// Refused gives an error of a query outside of units of work the kind Unavailable, if the store only refuses it for now. A unit of
+// work says so by itself.
+func Refused(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return postgresError(context.Background(), err)
+}
+
 // postgresError gives what the server refuses for now the kind Unavailable.
 func postgresError(ctx context.Context, err error) error {
 	var known *errs.Error

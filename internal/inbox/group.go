@@ -14,12 +14,12 @@ import (
 )
 
 // group collects messages that wait for a busy handler into one transaction: a commit waits for the disk once for all of
-// them. While one group runs the next one collects. If anything goes wrong in a group it is rolled back whole, and each of its
+// them. While groups run the next one collects. If anything goes wrong in a group it is rolled back whole, and each of its
 // messages is handled by itself. SQLite's writer does the same for all units of work, so there it is left to it.
 type group struct {
 	mu      sync.Mutex
 	waiting []*grouped
-	leading bool // a goroutine handles groups; it ends when nobody waits
+	leading int // goroutines that handle groups; each ends when nobody waits
 }
 
 type grouped struct {
@@ -28,6 +28,10 @@ type grouped struct {
 	m    message.Message
 	done chan bool // true once handled
 }
+
+// maxLeaders is how many groups of a handler run side by side, once a whole one waits: while one waits for the disk the other
+// computes.
+const maxLeaders = 2
 
 // errAlone rolls a group back whose messages are to be handled one by one.
 var errAlone = errors.New("handle alone")
@@ -40,8 +44,10 @@ func (b *Inbox) together(ctx context.Context, h *Handler, fn module.MessageHandl
 	g := &grouped{ctx: ctx, fn: fn, m: m, done: make(chan bool, 1)}
 	h.group.mu.Lock()
 	h.group.waiting = append(h.group.waiting, g)
-	lead := !h.group.leading
-	h.group.leading = true
+	lead := h.group.leading == 0 || h.group.leading < maxLeaders && len(h.group.waiting) >= h.Group
+	if lead {
+		h.group.leading++
+	}
 	h.group.mu.Unlock()
 	if lead {
 		go b.lead(h) // not the caller: its own message is answered long before nobody waits any more
@@ -56,7 +62,9 @@ func (b *Inbox) lead(h *Handler) {
 		n := min(len(h.group.waiting), h.Group)
 		batch := slices.Clone(h.group.waiting[:n])
 		h.group.waiting = slices.Delete(h.group.waiting, 0, n)
-		h.group.leading = n > 0
+		if n == 0 {
+			h.group.leading--
+		}
 		h.group.mu.Unlock()
 		if n == 0 {
 			return

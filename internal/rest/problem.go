@@ -11,6 +11,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/telemetry"
 )
@@ -70,7 +71,7 @@ func problem(ctx context.Context, log *slog.Logger, err error) error {
 	if errors.As(err, &done) {
 		return err
 	}
-	p, retry := NewProblem(ctx, err)
+	p, retry := NewProblem(ctx, database.Refused(err))
 	if p.Status >= 500 && log != nil {
 		log.ErrorContext(ctx, "request failed", "status", p.Status, "error", err)
 	}

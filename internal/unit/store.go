@@ -198,7 +198,7 @@ func (s *Store) run(ctx context.Context, cause *message.Message, handler string,
 		if err := fn(ctx, work); err != nil {
 			return nil, err
 		}
-		return []*Work{work}, work.flush()
+		return []*Work{work}, flush(work)
 	})
 }
 
@@ -222,12 +222,9 @@ func (s *Store) HandleGroup(ctx context.Context, causes []Cause, handler string,
 			if err := fn(own, i, w); err != nil {
 				return nil, err
 			}
-			if err := w.flush(); err != nil {
-				return nil, err
-			}
 			all = append(all, w)
 		}
-		return all, nil
+		return all, flush(all...)
 	})
 }
 
@@ -362,34 +359,33 @@ func (s *Store) Busy() bool {
 	return len(s.running) > 0
 }
 
-// flush writes what the unit of work sends and when it wants to be woken. It comes last, so that the rows that
-// order the messages of a key are locked as briefly as possible.
-func (w *Work) flush() error {
-	if w.err != nil {
-		return w.err
-	}
-	if err := w.flushTimers(); err != nil {
-		return err
-	}
-	if len(w.messages) == 0 {
-		return nil
-	}
-	// Keys are taken in sorted order, so that units of work with several keys cannot wait for each other in a circle. The
-	// messages of one key keep their order.
-	slices.SortStableFunc(w.messages, func(a, b message.Message) int { return cmp.Compare(a.Key, b.Key) })
-	hooks := w.store.hooks.Load()
-	write := w.writeMessage
-	if w.Dialect() == database.Postgres {
-		write = w.sendMessage
-	}
-	for i := range w.messages {
-		m := &w.messages[i]
-		var subscribers []string
-		if hooks.Subscribers != nil {
-			subscribers = hooks.Subscribers(m.Name)
+// flush writes what units of work of one transaction send and when they want to be woken. It comes last, so that the rows that
+// order the messages of a key are locked as briefly as possible. Keys are taken in sorted order, so that transactions with several
+// keys cannot wait for each other in a circle; the messages of one key keep their order.
+func flush(works ...*Work) error {
+	var all []*outgoing
+	for _, w := range works {
+		if w.err != nil {
+			return w.err
 		}
-		o := &outgoing{message: m, subscribers: subscribers}
-		w.sent = append(w.sent, o)
+		if err := w.flushTimers(); err != nil {
+			return err
+		}
+		hooks := w.store.hooks.Load()
+		for i := range w.messages {
+			o := &outgoing{message: &w.messages[i]}
+			if hooks.Subscribers != nil {
+				o.subscribers = hooks.Subscribers(o.message.Name)
+			}
+			w.sent, all = append(w.sent, o), append(all, o)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *outgoing) int { return cmp.Compare(a.message.Key, b.message.Key) })
+	for _, o := range all {
+		write := works[0].writeMessage
+		if works[0].Dialect() == database.Postgres {
+			write = works[0].sendMessage
+		}
 		if err := write(o); err != nil {
 			return fmt.Errorf("outbox: %w", err)
 		}

@@ -270,3 +270,58 @@ func echoSocket(w http.ResponseWriter, r *http.Request, side string) {
 		_, _ = io.WriteString(c, side+string(piece))
 	}
 }
+
+// TestBucketsGoByWhoIsProved: a canary looks at the subject of a verified token, and at nothing that a client can make up.
+func TestBucketsGoByWhoIsProved(t *testing.T) {
+	t.Parallel()
+	answer := func(side string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, side) }
+	}
+	d := orders(t, answer("local"), answer("remote"), http.NotFound)
+	if err := d.gate.Apply([]proxy.Placement{{Module: "orders", State: proxy.Canary, Reads: 10_000}}); err != nil {
+		t.Fatal(err)
+	}
+	good := d.token(identity.Customer)
+	forged := good[:strings.LastIndexByte(good, '.')] + "." + strings.Repeat("A", 86)
+	for name, test := range map[string]struct {
+		headers []string
+		want    string
+	}{
+		"proved":              {[]string{"Authorization", "Bearer " + good}, "remote"},
+		"nobody":              {nil, "local"},
+		"forged":              {[]string{"Authorization", "Bearer " + forged}, "local"},
+		"said so":             {[]string{"X-User-Id", "u1", "X-Forwarded-For", "1.2.3.4", "X-Real-Ip", "1.2.3.4", "Cookie", "user=u1"}, "local"},
+		"wished by nobody":    {[]string{"X-Banyan-Route", "remote"}, "local"},
+		"wished by a forgery": {[]string{"X-Banyan-Route", "remote", "Authorization", "Bearer " + forged}, "local"},
+		"wished by no admin":  {[]string{"X-Banyan-Route", "local", "Authorization", "Bearer " + good}, "remote"},
+		"wished by an admin":  {[]string{"X-Banyan-Route", "local", "Authorization", "Bearer " + d.token(identity.Admin)}, "local"},
+	} {
+		if got := d.do("GET", "/api/orders", "", test.headers...); got.body != test.want {
+			t.Errorf("%s: answered by %s, want %s", name, got.body, test.want)
+		}
+	}
+}
+
+// TestDecisionsAreLogged: every line says where a request went, and why.
+func TestDecisionsAreLogged(t *testing.T) {
+	t.Parallel()
+	d := orders(t, func(http.ResponseWriter, *http.Request) {}, func(http.ResponseWriter, *http.Request) {}, func(http.ResponseWriter, *http.Request) {})
+	for i, p := range placements() {
+		if err := d.gate.Apply(p); err != nil {
+			t.Fatal(err)
+		}
+		id := fmt.Sprintf("try-%d", i)
+		d.do("GET", "/api/orders/mine", "", "Authorization", "Bearer "+d.token(identity.Customer), "X-Request-Id", id)
+		d.do("GET", "/old", "", "X-Request-Id", "old-"+id)
+		got := d.logged(id, func(l line) bool { return l.ID == id })
+		remote := got.Target == "remote"
+		if got.Module != "orders" || got.Route != "/api/orders/mine" || got.Placement != string(p[0].State) || got.Epoch != d.gate.Epoch() || got.Reason == "" ||
+			remote != (got.Attempt == 1) || remote != (got.Endpoint != "") || (p[0].State == proxy.Canary) != (got.Bucket != nil) || got.Subject != "u-customer" {
+			t.Errorf("%s: logged as %+v", p[0].State, got)
+		}
+		got = d.logged("old", func(l line) bool { return l.ID == "old-"+id })
+		if got.Module != "legacy" || got.Target != "remote" || got.Attempt != 1 || got.Endpoint == "" || got.Reason == "" || got.Epoch != d.gate.Epoch() {
+			t.Errorf("the old application: logged as %+v", got)
+		}
+	}
+}

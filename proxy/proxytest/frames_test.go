@@ -177,7 +177,13 @@ func (c *h2peer) ask(fields [][2]string, body string) (status int, id string) {
 			c.t.Fatal(err)
 		}
 	}
-	_ = c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: body == ""})
+	// A frame has its limit; what is longer goes on in others.
+	first, rest := block.Next(16<<10), block.Len()
+	_ = c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: first, EndHeaders: rest == 0, EndStream: body == ""})
+	for block.Len() > 0 {
+		piece := block.Next(16 << 10)
+		_ = c.framer.WriteContinuation(1, block.Len() == 0, piece)
+	}
 	if body != "" {
 		_ = c.framer.WriteData(1, true, []byte(body))
 	}

@@ -165,19 +165,22 @@ func (d *door) token(role identity.Role) string {
 
 // line is a line of the access log.
 type line struct {
-	Message string `json:"msg"`
-	ID      string `json:"correlation_id"`
-	Method  string `json:"method"`
-	Route   string `json:"route"`
-	Module  string `json:"module"`
-	Target  string `json:"target"`
-	Reason  string `json:"reason"`
-	Attempt int    `json:"attempt"`
-	Failure string `json:"failure"`
-	Status  int    `json:"status"`
-	Aborted bool   `json:"aborted"`
-	Subject string `json:"subject"`
-	Epoch   uint64 `json:"epoch"`
+	Message   string `json:"msg"`
+	ID        string `json:"correlation_id"`
+	Method    string `json:"method"`
+	Route     string `json:"route"`
+	Module    string `json:"module"`
+	Placement string `json:"placement"`
+	Target    string `json:"target"`
+	Reason    string `json:"reason"`
+	Bucket    *int   `json:"bucket"`
+	Endpoint  string `json:"endpoint"`
+	Attempt   int    `json:"attempt"`
+	Failure   string `json:"failure"`
+	Status    int    `json:"status"`
+	Aborted   bool   `json:"aborted"`
+	Subject   string `json:"subject"`
+	Epoch     uint64 `json:"epoch"`
 }
 
 // access is the access log so far.

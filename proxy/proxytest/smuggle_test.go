@@ -20,6 +20,7 @@ type attack struct {
 	bytes string
 	want  []int    // the answers, in order; none: the gateway waits for more
 	seen  []string // what reaches the application: method, target and body, which is ! if it breaks off
+	moot  bool     // the body is broken, and who finds that out first is chance: there is one answer at most, whatever it says
 	fault string   // what the gateway does instead; then it is not tried
 }
 
@@ -73,6 +74,9 @@ func framing() []attack {
 		tried("length nil and chunks", post+"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", []int{200}, "POST /c{n}/x hello"),
 		tried("chunks of HTTP/1.0", "POST /c{n}/x HTTP/1.0\r\nHost: shop.example\r\nConnection: keep-alive\r\nContent-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n"+hidden,
 			[]int{200}, "POST /c{n}/x "+hidden),
+
+		{name: "broken chunks that nobody reads", bytes: "POST /c{n}/early" + top + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello?\r\n\r\n{admin}", moot: true},
+		{name: "chunks without end that nobody reads", bytes: "POST /c{n}/early" + top + "Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n{admin}", moot: true},
 
 		// Whoever is refused has perhaps not been read to the end.
 		tried("body of a refused request", "POST /admin/c{n}"+top+"Content-Length: {length}\r\n\r\nGET /c{n}/x"+top+"\r\n", []int{401}),
@@ -405,6 +409,9 @@ func (j *jury) next(name string, seen []string) int {
 
 func (j *jury) try(a attack) {
 	j.t.Helper()
+	if a.moot {
+		a.seen, a.want = []string{moot}, []int{0}
+	}
 	n := j.next(a.name, a.seen)
 	p := dial(j.t, j.d.addr)
 	defer func() { _ = p.Close() }()
@@ -420,9 +427,13 @@ func (j *jury) try(a attack) {
 		}
 		got = append(got, resp.StatusCode)
 		j.answered(a.name, resp.StatusCode, resp.Header.Get("X-Request-Id"))
+		if resp.Close {
+			a.want = a.want[:len(got)] // what follows is not read, which is as good
+			break
+		}
 	}
 	rest := p.rest()
-	if diff := cmp.Diff(got, a.want); diff != "" {
+	if diff := cmp.Diff(got, a.want); diff != "" && !a.moot {
 		j.t.Errorf("%s: the answers (-got +want)\n%s", a.name, diff)
 	} else if rest != "" && len(a.want) > 0 {
 		j.t.Errorf("%s: one more answer: %q", a.name, rest)
@@ -509,7 +520,7 @@ func (j *jury) judge(o origin, logged []view) {
 		}
 	}
 	for n, name := range j.names {
-		if j.broken(n) && (len(got[n]) == 0 || j.seen[n][0] == moot && len(got[n]) == 1 && (strings.HasSuffix(got[n][0], "/x ") || strings.HasSuffix(got[n][0], " !"))) {
+		if j.broken(n) && (len(got[n]) == 0 || j.seen[n][0] == moot && len(got[n]) == 1 && (strings.HasSuffix(got[n][0], " ") || strings.HasSuffix(got[n][0], " !"))) {
 			continue // what breaks off need not arrive at all
 		}
 		if diff := cmp.Diff(got[n], j.seen[n]); diff != "" {

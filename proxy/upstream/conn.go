@@ -89,9 +89,6 @@ func (u *Upstream) tlsConfig(addr, protocol string) *tls.Config {
 	} else {
 		cfg = &tls.Config{}
 	}
-	if cfg.MinVersion < tls.VersionTLS12 {
-		cfg.MinVersion = tls.VersionTLS12
-	}
 	if u.roots != nil {
 		cfg.RootCAs = u.roots()
 	}

@@ -280,6 +280,66 @@ func TestBreakerTrips(t *testing.T) {
 	})
 }
 
+// A stream may last for hours; that it has begun is enough for a breaker that tries.
+func TestStreamIsAProbe(t *testing.T) {
+	t.Parallel()
+	var up atomic.Bool
+	g := open(t, upstream.H2C, options{call: stream, opts: upstream.Options{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if !up.Load() {
+			return nil, errors.New("nobody listens")
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}, cfg: func(c *upstream.Config) { c.Breaker.Open, c.Breaker.Probes = 10*time.Millisecond, 1 }}, backend(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	for range 5 {
+		g.post("/", "x")
+	}
+	up.Store(true)
+	eventually(t, "time for a probe", func() bool { return g.Status().Breaker == "half_open" })
+	resp, err := client(t, false).Do(g.request("GET", "/", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if s := g.Status(); s.Breaker != "closed" || s.Streams != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A client that is not done sending when the time of the request is up is slow itself.
+func TestClientSendsTooSlowly(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
+		g := open(t, protocol, options{cfg: cfg}, backend(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+		u := g.Upstream
+		at := serve(t, &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), 50*time.Millisecond)
+			defer cancel()
+			if result := u.Serve(nil, r.WithContext(ctx), upstream.Call{}); !errors.Is(result.Err, context.DeadlineExceeded) || !result.BodyGone {
+				t.Errorf("%+v", result)
+			}
+			panic(http.ErrAbortHandler)
+		})})
+		for range 6 {
+			body, send := io.Pipe()
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, at, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { _, _ = io.WriteString(send, "x") }()
+			if got := do(t, client(t, false), r); got.err == nil {
+				t.Errorf("got %+v", got)
+			}
+			_ = send.Close()
+		}
+		if s := g.Status(); s.Breaker != "closed" || !s.Endpoints[0].OutUntil.IsZero() {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // Slow clients hold nothing: a body is read before a place is taken.
 func TestSlowBodyTakesNoPlace(t *testing.T) {
 	t.Parallel()
@@ -375,6 +435,14 @@ func TestDiscovery(t *testing.T) {
 	}
 	s.set()
 	eventually(t, "nobody", func() bool { return errors.Is(g.Ready(), upstream.ErrNoEndpoint) })
+	// What is found after the end is not for us any more.
+	if err := g.Drain(t.Context()); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	s.set(a.addr)
+	if n := len(g.Status().Endpoints); n != 0 {
+		t.Errorf("%d endpoints after the end", n)
+	}
 }
 
 // An endpoint that goes ends what it has: requests run on, streams are told, and it is gone when both are.
@@ -488,6 +556,7 @@ func TestDrainTakesTooLong(t *testing.T) {
 		begun := make(chan struct{}, 10)
 		g := open(t, protocol, options{cfg: func(c *upstream.Config) {
 			cfg(c)
+			c.Pool.Header = 10 * time.Minute
 			c.Drain = upstream.Drain{Requests: 50 * time.Millisecond, Streams: 50 * time.Millisecond}
 		}}, backend(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/body" {
@@ -504,6 +573,7 @@ func TestDrainTakesTooLong(t *testing.T) {
 			answers[path] = answer
 			<-begun
 		}
+		begin := time.Now()
 		if err := g.Drain(t.Context()); err == nil || !strings.Contains(err.Error(), "2 requests or streams") {
 			t.Errorf("drain: %v", err)
 		}
@@ -512,6 +582,9 @@ func TestDrainTakesTooLong(t *testing.T) {
 		}
 		if got := <-answers["/body"]; got.err == nil {
 			t.Errorf("got %+v", got)
+		}
+		if took := time.Since(begin); took > 10*time.Second {
+			t.Errorf("it was not we who cut them: %s", took)
 		}
 	})
 }
@@ -605,6 +678,28 @@ func TestStreamIsNotTaken(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// The time that a stream's client has is not left behind on its connection.
+func TestRequestAfterAStream(t *testing.T) {
+	t.Parallel()
+	g := open(t, upstream.H1, options{callOf: func(r *http.Request) upstream.Call {
+		if r.URL.Path == "/stream" {
+			return stream
+		}
+		return upstream.Call{}
+	}, cfg: func(c *upstream.Config) { c.StreamIdle = time.Second }}, backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			time.Sleep(1100 * time.Millisecond)
+		}
+		_, _ = io.WriteString(w, "done")
+	}))
+	c := client(t, false)
+	for _, path := range []string{"/stream", "/"} {
+		if got := do(t, c, g.request("GET", path, "")); got.body != "done" || got.err != nil {
+			t.Errorf("%s: got %+v", path, got)
+		}
+	}
 }
 
 // A panic of the caller's own code takes no place with it.
