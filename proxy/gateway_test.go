@@ -1031,13 +1031,15 @@ func BenchmarkGateway(b *testing.B) {
 		}
 		return g
 	}
-	bare := gate(func(c *proxy.Config) { c.Rate.Anonymous.PerSecond, c.Limits.Request = 0, 0 })
+	bare := gate(func(c *proxy.Config) {
+		c.Rate.Anonymous.PerSecond, c.Limits.Request, c.Cache.Enabled, c.Compress.Enabled = 0, 0, false, false
+	})
 	full := gate(func(c *proxy.Config) { c.Rate.Anonymous = proxy.Rate{PerSecond: 1e9, Burst: 1e9} })
 	for _, bench := range []struct {
 		name, path, token string
 		handler           http.Handler
 	}{
-		{"routing and hygiene", "/api/orders", "", bare}, {"with deadline and rate limit", "/api/orders", "", full},
+		{"routing and hygiene", "/api/orders", "", bare}, {"with deadline, rate limit, cache, compression", "/api/orders", "", full},
 		{"with a token", "/api/orders/7", "staff:s1", full}, {"handler alone", "/api/orders", "", ok},
 	} {
 		b.Run(bench.name, func(b *testing.B) {

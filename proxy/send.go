@@ -100,11 +100,15 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 // refreshes what it keeps. So it writes to nothing of the exchange but the hop.
 func (x *exchange) send(w http.ResponseWriter, r *http.Request, q rest.Request) {
 	t := x.route.target
+	if t.remote == nil {
+		t.local.ServeHTTP(w, r)
+		return
+	}
 	h := hop{choice: t.choose(x.route.Class, x.who, x.wish)}
 	if t.foreign {
 		h.choice = choice{remote: true, bucket: -1, reason: becausePlacement}
 	}
-	watched := t.remote != nil && t.remote.monitor != nil && t.placement.State != Local
+	watched := t.remote.monitor != nil && t.placement.State != Local
 	var start time.Time
 	if watched {
 		start = time.Now()
