@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // body is what a request carries, over its attempts.
@@ -17,6 +18,7 @@ type body struct {
 	length   int64
 	trailers []string // names that the client has announced
 	request  *http.Request
+	control  *http.ResponseController // of the client's connection
 
 	stream *stream // of the last attempt
 	broken atomic.Pointer[error]
@@ -24,7 +26,7 @@ type body struct {
 
 // newBody takes the body of r. A short one is read now: it can be sent again then, and a slow client holds nothing of the
 // upstream while it sends. The caller finds it in r as if it had not been read. An error is the client's.
-func newBody(r *http.Request, most int) (*body, error) {
+func newBody(w http.ResponseWriter, r *http.Request, most int) (*body, error) {
 	b := &body{request: r, length: r.ContentLength}
 	for name := range r.Trailer {
 		if trailer(name) {
@@ -53,6 +55,10 @@ func newBody(r *http.Request, most int) (*body, error) {
 		r.Body, _ = b.get()
 	default:
 		b.src = r.Body
+		b.control = http.NewResponseController(w)
+		// An answer may begin before the body has ended. Without this net/http would first wait for whoever reads the body, who
+		// may be waiting for the client.
+		_ = b.control.EnableFullDuplex()
 	}
 	return b, nil
 }
@@ -72,8 +78,12 @@ func (b *body) again() bool {
 
 // end lets nobody read any more: net/http may still want to when the answer is complete.
 func (b *body) end() {
-	if b.stream != nil {
-		b.stream.dead.Store(true)
+	if b.stream == nil {
+		return
+	}
+	_ = b.stream.Close()
+	if b.stream.cut.Load() && b.stream.ended.Load() {
+		_ = b.control.SetReadDeadline(time.Time{}) // it had come to its end at the same moment: the connection is still good
 	}
 }
 
@@ -122,19 +132,24 @@ func (b *body) copyTrailers(to http.Header) {
 }
 
 // stream is a body that is read from the client while it is sent. Closing it does not close the client's: that is the
-// server's to do, and another attempt may need it.
+// server's to do, and another attempt may need it. But it must end a read that waits for the client: net/http waits for
+// that read before it tells that the upstream has gone.
 type stream struct {
 	body     *body
 	trailers http.Header
 	touched  atomic.Bool
+	reading  atomic.Bool
 	dead     atomic.Bool
 	ended    atomic.Bool
+	cut      atomic.Bool // the time to read was ended
 }
 
 var errEnded = errors.New("upstream: the request has ended")
 
 func (s *stream) Read(p []byte) (int, error) {
 	s.touched.Store(true)
+	s.reading.Store(true)
+	defer s.reading.Store(false)
 	if s.dead.Load() {
 		return 0, errEnded
 	}
@@ -145,14 +160,18 @@ func (s *stream) Read(p []byte) (int, error) {
 			s.body.copyTrailers(s.trailers)
 		}
 		s.ended.Store(true)
-	case err != nil:
+	case err != nil && !s.dead.Load():
 		s.body.broken.CompareAndSwap(nil, &err)
 	}
 	return n, err
 }
 
 func (s *stream) Close() error {
+	// Dead first: whoever begins to read after this sees it, and whoever began before is seen reading.
 	s.dead.Store(true)
+	if s.reading.Load() && s.cut.CompareAndSwap(false, true) {
+		_ = s.body.control.SetReadDeadline(time.Unix(1, 0))
+	}
 	return nil
 }
 

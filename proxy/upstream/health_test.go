@@ -314,10 +314,10 @@ func TestClientSendsTooSlowly(t *testing.T) {
 	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
 		g := open(t, protocol, options{cfg: cfg}, backend(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
 		u := g.Upstream
-		at := serve(t, &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		at := serve(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(r.Context(), 50*time.Millisecond)
 			defer cancel()
-			if result := u.Serve(nil, r.WithContext(ctx), upstream.Call{}); !errors.Is(result.Err, context.DeadlineExceeded) || !result.BodyGone {
+			if result := u.Serve(w, r.WithContext(ctx), upstream.Call{}); !errors.Is(result.Err, context.DeadlineExceeded) || !result.BodyGone {
 				t.Errorf("%+v", result)
 			}
 			panic(http.ErrAbortHandler)

@@ -388,7 +388,7 @@ func TestChecksInARow(t *testing.T) {
 	e := u.endpoints[0]
 	bad := errors.New("/readyz answers 503")
 	// Each letter is a check, and each sign whether the endpoint counts as well after it.
-	const checks, want = "pfffpfpfppffpfffpp", "+++------+++++++-+"
+	const checks, want = "pfffpfpfppffpfffpp", "+++------++++++--+"
 	got := ""
 	for _, c := range checks {
 		if c == 'p' {
@@ -435,7 +435,7 @@ func TestBodyHasEnded(t *testing.T) {
 	t.Parallel()
 	src := bytes.NewReader(make([]byte, 1000))
 	r := &http.Request{Body: io.NopCloser(src), ContentLength: 1000}
-	b, err := newBody(r, 0)
+	b, err := newBody(httptest.NewRecorder(), r, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
