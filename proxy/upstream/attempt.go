@@ -17,7 +17,7 @@ type attempt struct {
 	conn    *conn
 	body    *stream // what it carries, if that is read from the client meanwhile
 	written int64   // what had been sent on conn before
-	earlier bool  // net/http has repeated it, and the one before may have been received
+	earlier bool    // net/http has repeated it, and the one before may have been received
 
 	// Over h2.
 	multiple bool

@@ -308,6 +308,54 @@ func TestStreamIsAProbe(t *testing.T) {
 	}
 }
 
+// An upstream that goes while a client sends slowly is noticed at once, not when the client sends again.
+func TestUpstreamGoesWhileClientIsSilent(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
+		for _, c := range []struct {
+			path string
+			want upstream.Result
+		}{
+			{"/silent", upstream.Result{Failure: upstream.MaybeSent, BodyGone: true}},
+			{"/begun", upstream.Result{Failure: upstream.Aborted, BodyGone: true, Started: true, Status: 200}},
+			{"/answered", upstream.Result{Failure: upstream.None, BodyGone: true, Started: true, Status: 413}},
+		} {
+			g := open(t, protocol, options{cfg: func(x *upstream.Config) { cfg(x); x.Pool.Header = 10 * time.Minute }},
+				backend(t, func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.ReadFull(r.Body, make([]byte, 1))
+					switch r.URL.Path {
+					case "/begun":
+						w.Header().Set("Content-Length", "100")
+						_ = http.NewResponseController(w).EnableFullDuplex()
+						_, _ = io.WriteString(w, "begun")
+						_ = http.NewResponseController(w).Flush()
+					case "/answered":
+						_ = http.NewResponseController(w).EnableFullDuplex()
+						w.Header().Set("Connection", "close")
+						w.WriteHeader(http.StatusRequestEntityTooLarge)
+						_, _ = io.WriteString(w, "too long")
+						return
+					}
+					panic(http.ErrAbortHandler)
+				}))
+			conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			_, _ = io.WriteString(conn, "POST "+c.path+" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+			got := g.result(1)
+			_ = conn.Close()
+			if got.Failure != c.want.Failure || got.Started != c.want.Started || got.Status != c.want.Status || got.BodyGone != c.want.BodyGone {
+				t.Errorf("%s: got %+v", c.path, got)
+			}
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("%s: noticed after %s", c.path, took)
+			}
+		}
+	})
+}
+
 // A client that is not done sending when the time of the request is up is slow itself.
 func TestClientSendsTooSlowly(t *testing.T) {
 	t.Parallel()
@@ -323,16 +371,16 @@ func TestClientSendsTooSlowly(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		})})
 		for range 6 {
-			body, send := io.Pipe()
-			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, at, body)
+			c, err := net.Dial("tcp", strings.TrimPrefix(at, "http://"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			go func() { _, _ = io.WriteString(send, "x") }()
-			if got := do(t, client(t, false), r); got.err == nil {
-				t.Errorf("got %+v", got)
+			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+			_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+			if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("ends with %v", err)
 			}
-			_ = send.Close()
+			_ = c.Close()
 		}
 		if s := g.Status(); s.Breaker != "closed" || !s.Endpoints[0].OutUntil.IsZero() {
 			t.Errorf("%+v", s)
