@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -63,27 +64,27 @@ func newBody(w http.ResponseWriter, r *http.Request, most int) (*body, error) {
 	return b, nil
 }
 
-// again says whether the body can be sent once more: it is kept, or nobody has begun to read it.
-func (b *body) again() bool {
-	if b.src == nil || b.stream == nil {
-		return true
-	}
-	if b.stream.touched.Load() {
-		return false
-	}
-	// Close first, look then: a reader that comes now gets nothing.
-	b.stream.dead.Store(true)
-	return !b.stream.touched.Load()
-}
+// again says whether the body can be sent once more: it is kept, or nobody has begun to read it, and nobody does after this.
+func (b *body) again() bool { return b.src == nil || b.stream == nil || b.stream.untouched() }
 
-// end lets nobody read any more: net/http may still want to when the answer is complete.
+// end lets nobody read any more: net/http may still want to when the answer is complete, and the client's body is not ours
+// then. A read that waits for the client is ended.
 func (b *body) end() {
-	if b.stream == nil {
+	if b.stream == nil || b.stream.untouched() {
 		return
 	}
 	_ = b.stream.Close()
-	if b.stream.cut.Load() && b.stream.ended.Load() {
-		_ = b.control.SetReadDeadline(time.Time{}) // it had come to its end at the same moment: the connection is still good
+	select {
+	case <-b.stream.done:
+		return
+	default:
+	}
+	if b.control.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return // there is no connection that could be told
+	}
+	<-b.stream.done
+	if b.stream.ended.Load() {
+		_ = b.control.SetReadDeadline(time.Time{}) // it had come to its end by itself: the connection is still good
 	}
 }
 
@@ -105,7 +106,7 @@ func (b *body) attach(out *http.Request, protocol string) error {
 			b.copyTrailers(out.Trailer)
 		}
 	case b.src != nil:
-		b.stream = &stream{body: b}
+		b.stream = newStream(b)
 		out.Body = b.stream
 		if len(b.trailers) > 0 {
 			out.Trailer = http.Header{}
@@ -131,48 +132,80 @@ func (b *body) copyTrailers(to http.Header) {
 	}
 }
 
-// stream is a body that is read from the client while it is sent. Closing it does not close the client's: that is the
-// server's to do, and another attempt may need it. But it must end a read that waits for the client: net/http waits for
-// that read before it tells that the upstream has gone.
+// stream is a body that is read from the client while it is sent. It is read by a goroutine of its own, so that whoever
+// sends it can be let go while the client is silent: net/http tells that an upstream has gone only when nobody reads the
+// body any more. Closing it does not close the client's: that is the server's to do, and another attempt may need it.
 type stream struct {
 	body     *body
 	trailers http.Header
-	touched  atomic.Bool
-	reading  atomic.Bool
-	dead     atomic.Bool
-	ended    atomic.Bool
-	cut      atomic.Bool // the time to read was ended
+	out      *io.PipeReader
+	in       *io.PipeWriter
+	done     chan struct{} // closed when the client's body is not read any more
+	ended    atomic.Bool   // it was read to its end
+
+	mu    sync.Mutex
+	begun bool
+	dead  bool
 }
 
 var errEnded = errors.New("upstream: the request has ended")
 
+func newStream(b *body) *stream {
+	s := &stream{body: b, done: make(chan struct{})}
+	s.out, s.in = io.Pipe()
+	return s
+}
+
 func (s *stream) Read(p []byte) (int, error) {
-	s.touched.Store(true)
-	s.reading.Store(true)
-	defer s.reading.Store(false)
-	if s.dead.Load() {
-		return 0, errEnded
+	s.mu.Lock()
+	if !s.begun && !s.dead {
+		s.begun = true
+		go s.pump()
 	}
-	n, err := s.body.src.Read(p)
-	switch {
-	case err == io.EOF:
-		if s.trailers != nil {
-			s.body.copyTrailers(s.trailers)
-		}
-		s.ended.Store(true)
-	case err != nil && !s.dead.Load():
-		s.body.broken.CompareAndSwap(nil, &err)
-	}
-	return n, err
+	s.mu.Unlock()
+	return s.out.Read(p)
 }
 
 func (s *stream) Close() error {
-	// Dead first: whoever begins to read after this sees it, and whoever began before is seen reading.
-	s.dead.Store(true)
-	if s.reading.Load() && s.cut.CompareAndSwap(false, true) {
-		_ = s.body.control.SetReadDeadline(time.Unix(1, 0))
+	s.mu.Lock()
+	s.dead = true
+	s.mu.Unlock()
+	return s.out.CloseWithError(errEnded)
+}
+
+// untouched says that nobody has begun to read, and sees to it that nobody does.
+func (s *stream) untouched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dead = s.dead || !s.begun
+	return !s.begun
+}
+
+func (s *stream) pump() {
+	defer close(s.done)
+	buffer := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buffer)
+	for {
+		n, err := s.body.src.Read(buffer[:])
+		if n > 0 {
+			if _, failure := s.in.Write(buffer[:n]); failure != nil {
+				return // nobody takes it any more
+			}
+		}
+		switch {
+		case err == io.EOF:
+			if s.trailers != nil {
+				s.body.copyTrailers(s.trailers)
+			}
+			s.ended.Store(true)
+			_ = s.in.Close()
+			return
+		case err != nil:
+			s.body.broken.CompareAndSwap(nil, &err)
+			_ = s.in.CloseWithError(err)
+			return
+		}
 	}
-	return nil
 }
 
 // failed is the error that reading from the client gave, or nil.

@@ -336,6 +336,10 @@ func TestUpstreamGoesWhileClientIsSilent(t *testing.T) {
 						_, _ = io.WriteString(w, "too long")
 						return
 					}
+					if r.ProtoMajor == 1 { // net/http itself would wait for the body before it hangs up
+						conn, _, _ := http.NewResponseController(w).Hijack()
+						_ = conn.Close()
+					}
 					panic(http.ErrAbortHandler)
 				}))
 			conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
