@@ -200,6 +200,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 {
 		// The body has its time from here on, also where net/http itself reads the rest of one that was refused.
 		x.deadline(time.Now().Add(g.cfg.Limits.ReadBody))
+		x.unread = r.ProtoMajor == 1
 	}
 	h := w.Header()
 	h["X-Request-Id"] = []string{id}
@@ -229,6 +230,7 @@ type exchange struct {
 	who    identity.Identity
 	wish   string              // an admin's, for the side that answers
 	socket bool                // a WebSocket is asked for
+	unread bool                // HTTP/1: a body may follow that nobody has read
 	hop    atomic.Pointer[hop] // how it was answered
 }
 
@@ -253,6 +255,10 @@ func (x *exchange) deadline(t time.Time) {
 }
 
 func (x *exchange) problem(p *rest.Problem, retry int) {
+	if x.unread {
+		// Where a body ends that nobody has read is not certain, so nothing is taken for the next request.
+		x.answer.Header()["Connection"] = closing
+	}
 	rest.WriteProblem(&x.answer, p, retry)
 }
 
@@ -356,6 +362,7 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 			x.problem(p, 0)
 			return
 		}
+		x.unread = false
 	}
 	if x.who.Subject != "" {
 		ctx = identity.With(ctx, x.who)

@@ -358,12 +358,7 @@ func TestOnlyWebSocketsAreUpgraded(t *testing.T) {
 				if resp == nil {
 					return "no answer"
 				}
-				select {
-				case protocol := <-asked: // before it was answered
-					return fmt.Sprintf("asked for %q, answered %d", protocol, resp.StatusCode)
-				default:
-					return fmt.Sprintf("not asked, answered %d", resp.StatusCode)
-				}
+				return fmt.Sprintf("asked for %q, answered %d", <-asked, resp.StatusCode)
 			}, `asked for "", answered 502`, "Director", "Rewrite", "echo")
 		})
 	}

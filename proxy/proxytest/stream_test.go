@@ -250,7 +250,6 @@ func TestTrailersSayNothingThatHeadersMustNot(t *testing.T) {
 		if got := pass(t, strings.Fields(faulty)); len(got) > 0 {
 			fault(t, fmt.Sprintf("as trailers pass %v", got))
 		}
-		t.Error(mended)
 	})
 }
 
