@@ -106,7 +106,7 @@ func (x *exchange) serve() {
 	u := x.u
 	// The body first: whoever sends slowly must not hold a place while doing so.
 	var err error
-	if x.body, err = newBody(x.w, x.r, u.cfg.ReplayBody); err != nil {
+	if x.body, err = newBody(x.r, u.cfg.ReplayBody); err != nil {
 		x.fail(ClientAbort, err)
 		x.result.BodyGone = true
 		return
@@ -184,10 +184,6 @@ func (x *exchange) try(e *endpoint) (verdict, *endpoint) {
 	out := x.r.WithContext(carrier.prepare(ctx, a))
 	if !x.prepare(out, e, safe) {
 		return nothing, nil
-	}
-	if a.body = x.body.stream; a.body != nil {
-		defer a.end()
-		defer context.AfterFunc(ctx, func() { _ = a.body.Close() })()
 	}
 	resp, err := carrier.send(out, a)
 	if err != nil {
