@@ -130,17 +130,22 @@ type settings struct {
 }
 
 func (s *settings) load(cmd *cobra.Command) (config.Config, error) {
+	cfg, err := config.Load(s.source(cmd))
+	if err != nil {
+		return cfg, usageError{fmt.Errorf("configuration:\n%w", err)}
+	}
+	return cfg, nil
+}
+
+// source is where the configuration comes from.
+func (s *settings) source(cmd *cobra.Command) config.Options {
 	given := map[string]string{}
 	for name, value := range s.flags {
 		if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
 			given[strings.ReplaceAll(name, "-", "_")] = *value
 		}
 	}
-	cfg, err := config.Load(config.Options{File: s.file, Flags: given, Environ: os.Environ})
-	if err != nil {
-		return cfg, usageError{fmt.Errorf("configuration:\n%w", err)}
-	}
-	return cfg, nil
+	return config.Options{File: s.file, Flags: given, Environ: os.Environ}
 }
 
 func (s *settings) output(cmd *cobra.Command) cli.Output {
@@ -223,7 +228,7 @@ A key is set in the file of --config, or by a variable: BANYAN_LOG_LEVEL is log.
 			return err
 		}},
 		docsCommand(), deadLettersCommand(s), projectionsCommand(s), replayCommand(),
-		routesCommand(s), routeCommand(s), shadowCommand(s), keysCommand(s), certsCommand(s),
+		placementCommand(s), routesCommand(s), routeCommand(s), shadowCommand(s), keysCommand(s), certsCommand(s),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -239,7 +244,7 @@ func serveCommand(cmd *cobra.Command, s *settings) error {
 	if s.only != "" {
 		return serveOnly(cmd.Context(), cfg, s.only, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
-	return serve(cmd.Context(), cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	return serve(cmd.Context(), cfg, s.source(cmd), cmd.OutOrStdout(), cmd.ErrOrStderr())
 }
 
 func migrate(cmd *cobra.Command, s *settings) error {

@@ -28,6 +28,7 @@ import (
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/ownership"
 	"github.com/banyan-go/banyan/internal/rest"
 	"github.com/banyan-go/banyan/internal/telemetry"
 	"github.com/banyan-go/banyan/internal/unit"
@@ -36,8 +37,9 @@ import (
 	"github.com/banyan-go/banyan/proxy/shadow"
 )
 
-// serveOnly answers the requests of one module, beside a process that runs the whole shop on the same store. It takes no lease: the
-// shop relays what it writes, and handles what it hears. It believes nobody but the gateway.
+// serveOnly serves one module, beside processes that run the whole shop. It follows the module's control record: while the shop owns
+// the module it answers the requests that the gateway sends it, and the shop relays what they write; once it owns the module it
+// does all of that itself, over the broker. It believes nobody but the gateway.
 func serveOnly(ctx context.Context, cfg config.Config, name string, out, errOut io.Writer) (err error) {
 	d, err := standIn(cfg, name)
 	if err != nil {
@@ -65,7 +67,7 @@ func serveOnly(ctx context.Context, cfg config.Config, name string, out, errOut 
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
-	p, err := openOnly(ctx, cfg, d, stores, tracing, log)
+	p, err := openOnly(ctx, cfg, d, listener.Addr(), stores, tracing, log)
 	if err != nil {
 		return err
 	}
@@ -79,7 +81,7 @@ func serveOnly(ctx context.Context, cfg config.Config, name string, out, errOut 
 	return nil
 }
 
-// standIn refuses what a process that only answers requests cannot do.
+// standIn refuses what a process of one module cannot do.
 func standIn(cfg config.Config, name string) (module.Descriptor, error) {
 	all := modules.All()
 	i := slices.IndexFunc(all, func(d module.Descriptor) bool { return d.Name == name })
@@ -92,8 +94,8 @@ func standIn(cfg config.Config, name string) (module.Descriptor, error) {
 	switch d := all[i]; {
 	case cfg.Database.Driver != string(database.Postgres):
 		return wrong("database.driver: is %s, whose files have one process; a module beside the shop needs postgres", cfg.Database.Driver)
-	case len(d.Asks) > 0:
-		return wrong("%s cannot run beside the shop: its requests ask other modules (%s), and that needs a broker between the processes", name, d.Asks[0])
+	case len(d.Asks) > 0 && cfg.Bus.RabbitMQ.URL == "":
+		return wrong("bus.rabbitmq.url: is empty; requests of %s ask other modules (%s), and that needs a broker between the processes", name, d.Asks[0])
 	case cfg.Gateway.Certs == "" && !loopback(cfg.Addr):
 		return wrong("addr: %s can be reached from other machines; without gateway.certs (banyan certs create) a module listens on loopback alone, as in 127.0.0.1:9101", cfg.Addr)
 	default:
@@ -113,6 +115,7 @@ func loopback(addr string) bool {
 // only is an opened module without the shop around it.
 type only struct {
 	bus      *bus.Bus
+	owners   *ownership.Owners
 	server   *http.Server
 	operator *http.Server
 	runs     []func(context.Context) error
@@ -120,7 +123,7 @@ type only struct {
 	log      *slog.Logger
 }
 
-func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*only, error) {
+func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr net.Addr, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*only, error) {
 	p := &only{log: log}
 	registry, system := telemetry.NewRegistry(), clock.System{}
 	own, err := stores.Store(ctx, d.Name)
@@ -138,14 +141,37 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, store
 	}
 	p.runs = append(p.runs, keys.Run)
 	var contracts []message.Contract
-	var foreign []string
+	var foreign []module.Descriptor
 	for _, other := range modules.All() {
 		contracts = append(contracts, other.Contract)
 		if other.Name != d.Name {
-			foreign = append(foreign, other.Contract.Names()...)
+			foreign = append(foreign, other)
 		}
 	}
-	p.bus = bus.New(cfg.Bus, bus.Options{Control: shared, Foreign: foreign, Tracer: tracing.Tracer(), Metrics: telemetry.NewMessages(registry), Log: log})
+	replica := message.NewID()
+	broker, err := openBroker(cfg, d.Name, replica, registry, log)
+	if err != nil {
+		return nil, err
+	}
+	if broker != nil {
+		p.runs = append(p.runs, broker.Run, declare(broker, d.Name))
+	}
+	advertised, err := cfg.Advertised(addr)
+	if err != nil {
+		return nil, err
+	}
+	if p.owners, err = ownership.Open(ctx, ownership.NewStore(shared), ownership.Options{
+		Self:    ownership.Process{ID: processName(replica), Module: d.Name, Program: version(), Names: wireNames(), Address: advertised},
+		Modules: modules.Names(), Shared: stores.Dialect() == database.Postgres, TTL: cfg.Bus.LeaseTTL, Broker: brokerState(broker), Log: log,
+	}); err != nil {
+		return nil, err
+	}
+	p.runs = append(p.runs, p.owners.Run)
+	p.bus = bus.New(cfg.Bus, bus.Options{
+		Replica: replica, Only: d.Name, Broker: broker, Control: shared, Foreign: foreign,
+		Tracer: tracing.Tracer(), Metrics: telemetry.NewMessages(registry), Log: log,
+	})
+	p.bus.Follow(p.owners)
 	options := d.StoreOptions()
 	options.Clock, options.Tracer, options.Log, options.Personal = system, tracing.Tracer(), log, message.NewRedactor(contracts...)
 	store := unit.New(own, options)
@@ -274,7 +300,7 @@ func (p *only) run(ctx context.Context, cfg config.Config, listener, operators n
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	g, gctx := errgroup.WithContext(work)
-	g.Go(func() error { return p.bus.Stand(gctx) })
+	g.Go(func() error { return p.bus.Run(gctx) })
 	for _, run := range p.runs {
 		g.Go(func() error { return run(gctx) })
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/banyan-go/banyan/internal/admin"
 	"github.com/banyan-go/banyan/internal/assertion"
 	"github.com/banyan-go/banyan/internal/bus"
+	"github.com/banyan-go/banyan/internal/bus/rabbit"
 	"github.com/banyan-go/banyan/internal/certs"
 	"github.com/banyan-go/banyan/internal/clock"
 	"github.com/banyan-go/banyan/internal/control"
@@ -31,6 +32,7 @@ import (
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
 	"github.com/banyan-go/banyan/internal/operator"
+	"github.com/banyan-go/banyan/internal/ownership"
 	"github.com/banyan-go/banyan/internal/rest"
 	"github.com/banyan-go/banyan/internal/telemetry"
 	"github.com/banyan-go/banyan/internal/token"
@@ -38,11 +40,12 @@ import (
 	"github.com/banyan-go/banyan/modules"
 	"github.com/banyan-go/banyan/modules/users"
 	"github.com/banyan-go/banyan/proxy"
+	"github.com/banyan-go/banyan/proxy/upstream"
 )
 
 // serve runs the whole shop until ctx ends, and then drains it: requests in flight are answered, messages on their way are
 // handled, and only then the stores close.
-func serve(ctx context.Context, cfg config.Config, out, errOut io.Writer) (err error) {
+func serve(ctx context.Context, cfg config.Config, from config.Options, out, errOut io.Writer) (err error) {
 	log := telemetry.NewLogger(errOut, cfg.Log)
 	started := time.Now()
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
@@ -74,6 +77,11 @@ func serve(ctx context.Context, cfg config.Config, out, errOut io.Writer) (err e
 	if err != nil {
 		return err
 	}
+	shop.runs = append(shop.runs, func(ctx context.Context) error {
+		return config.Watch(ctx, from, shop.wishes.change, func(err error) {
+			log.Error("the changed configuration is refused; the one before stays in force", "error", err)
+		})
+	})
 	if err := sayAdmin(ctx, shop.stores["users"], out); err != nil {
 		return err
 	}
@@ -90,6 +98,9 @@ func serve(ctx context.Context, cfg config.Config, out, errOut io.Writer) (err e
 // shop is the opened modules and what is around them.
 type shop struct {
 	bus      *bus.Bus
+	broker   *rabbit.Broker // nil for none
+	owners   *ownership.Owners
+	wishes   *wishes
 	set      modules.Set
 	stores   map[string]*unit.Store
 	gateway  *proxy.Gateway
@@ -116,9 +127,23 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		return nil, err
 	}
 	s.runs = append(s.runs, keys.Run)
+	replica := message.NewID()
+	if s.broker, err = openBroker(cfg, "shop", replica, registry, log); err != nil {
+		return nil, err
+	}
+	s.wishes = newWishes(cfg)
+	if s.owners, err = ownership.Open(ctx, ownership.NewStore(opened[database.Control]), ownership.Options{
+		Self:    ownership.Process{ID: processName(replica), Program: version(), Names: wireNames()},
+		Modules: modules.Names(), Asks: asking(), Shared: stores.Dialect() == database.Postgres, TTL: cfg.Bus.LeaseTTL,
+		Wishes: s.wishes.current, Broker: brokerState(s.broker), Log: log,
+	}); err != nil {
+		return nil, err
+	}
 	s.bus = bus.New(cfg.Bus, bus.Options{
+		Replica: replica, Broker: s.broker,
 		Control: opened[database.Control], Tracer: tracing.Tracer(), Metrics: telemetry.NewMessages(registry), Log: log,
 	})
+	s.bus.Follow(s.owners)
 	var contracts []message.Contract
 	for _, d := range modules.All() {
 		contracts = append(contracts, d.Contract)
@@ -143,6 +168,9 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	if err := s.bus.Open(ctx); err != nil {
 		return nil, err
 	}
+	if s.broker != nil {
+		s.runs = append(s.runs, s.broker.Run, declare(s.broker, modules.Names()...))
+	}
 	if err := s.openGateway(cfg, keys, opened[database.Control], router, tracing, registry); err != nil {
 		return nil, err
 	}
@@ -159,7 +187,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		Guarded: map[string]http.Handler{"/admin/": operator.Handler(operator.Options{
 			Bus: s.bus, Projections: s.set.Projections,
 			Spans:  func() any { return tracing.Recent() },
-			More:   gatewayAnswers(s.gateway, keys),
+			More:   merged(gatewayAnswers(s.gateway, keys), placementAnswers(s.owners, s.bus, s.broker)),
 			Config: func() string { var b strings.Builder; _ = cfg.Print(&b); return b.String() },
 		})},
 	})
@@ -180,16 +208,11 @@ func (s *shop) openGateway(cfg config.Config, keys *control.Ring, store *databas
 		Signer: assertion.NewSigner(keys, system), Endpoints: map[string][]string{},
 		Clock: system, Log: s.log, Tracer: tracing.Tracer(), Registry: registry,
 	}
-	var placements []proxy.Placement
 	for name, m := range cfg.Modules.Each() {
 		options.Endpoints[name] = m.Endpoints
-		p := proxy.Placement{Module: name, State: proxy.State(m.Placement), Epoch: 1, Held: m.Hold}
-		if p.State == proxy.Canary {
-			p.Reads, p.Writes = m.Canary.Reads, m.Canary.Writes
-		}
-		placements = append(placements, p)
 	}
-	options.Placements = proxy.NewFixed(placements...)
+	places := newPlacements(s.owners, s.wishes)
+	options.Placements, options.Registered = places, func(name string) upstream.Source { return registered{s.owners, name} }
 	if cfg.Gateway.Certs != "" {
 		if options.Identity, err = certs.Open(cfg.Gateway.Certs, gatewayName, certs.Options{Log: s.log, Metrics: metrics}); err != nil {
 			return fmt.Errorf("gateway.certs: %w", err)
@@ -208,7 +231,8 @@ func (s *shop) openGateway(cfg config.Config, keys *control.Ring, store *databas
 	if s.gateway, err = proxy.New(cfg.Gateway, options); err != nil {
 		return err
 	}
-	s.runs = append(s.runs, verifier.Run, s.gateway.Run)
+	places.inForce = s.gateway.Placements
+	s.runs = append(s.runs, verifier.Run, s.gateway.Run, s.owners.Run)
 	return nil
 }
 

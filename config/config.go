@@ -29,6 +29,7 @@ import (
 type Config struct {
 	Data            string              `mapstructure:"data"`
 	Addr            string              `mapstructure:"addr"`
+	Advertise       string              `mapstructure:"advertise"`
 	AdminAddr       string              `mapstructure:"admin_addr"`
 	AdminAnywhere   bool                `mapstructure:"admin_anywhere"`
 	AdminHosts      []string            `mapstructure:"admin_hosts"`
@@ -157,6 +158,9 @@ func (c Config) Validate() error {
 	if c.Addr == c.AdminAddr && !strings.HasSuffix(c.Addr, ":0") {
 		note(fmt.Errorf("admin_addr: %q is the public addr too; give another port", c.AdminAddr))
 	}
+	if c.Advertise != "" {
+		note(checkAddr("advertise", c.Advertise))
+	}
 	if c.ShutdownTimeout < time.Second || c.ShutdownTimeout > time.Hour {
 		note(fmt.Errorf("shutdown_timeout: %s is not between 1s and 1h", c.ShutdownTimeout))
 	}
@@ -188,16 +192,26 @@ func (m Module) check(prefix, driver string) error {
 	switch {
 	case !slices.Contains(proxy.States, proxy.State(m.Placement)):
 		return fmt.Errorf("%s.placement: %q is not local, shadow, canary, remote or retired", prefix, m.Placement)
-	case m.Placement != local && len(m.Endpoints) == 0:
-		return fmt.Errorf("%s.endpoints: is empty, but %s.placement is %s; say where the second process is, as in http://127.0.0.1:9101", prefix, prefix, m.Placement)
-	case m.Placement != local && driver == string(database.SQLite):
-		return fmt.Errorf("%s.placement: %s needs a store that two processes can share; set database.driver to postgres", prefix, m.Placement)
+	case (m.Placement == string(proxy.Shadow) || m.Placement == string(proxy.Canary)) && driver == string(database.SQLite):
+		return fmt.Errorf("%s.placement: %s needs a store that two processes can share; set database.driver to postgres, or go to remote in one step", prefix, m.Placement)
 	case m.Canary.Reads < 0 || m.Canary.Reads > 10_000:
 		return fmt.Errorf("%s.canary.reads: %d is not between 0 and 10000 basis points", prefix, m.Canary.Reads)
 	case m.Canary.Writes < 0 || m.Canary.Writes > m.Canary.Reads:
 		return fmt.Errorf("%s.canary.writes: %d is not between 0 and %s.canary.reads; who writes at one side must read there", prefix, m.Canary.Writes, prefix)
 	}
 	return nil
+}
+
+// Advertised is the address at which others reach what listens at one: the configured one, or that itself.
+func (c Config) Advertised(listens net.Addr) (string, error) {
+	if c.Advertise != "" {
+		return c.Advertise, nil
+	}
+	host, _, err := net.SplitHostPort(listens.String())
+	if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() {
+		return "", fmt.Errorf("advertise: is empty, and %s is no address that others can reach; give host:port by which the gateway finds this process", listens)
+	}
+	return listens.String(), nil
 }
 
 func checkAddr(key, addr string) error {

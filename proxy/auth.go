@@ -85,7 +85,10 @@ func bearer(h http.Header) (string, error) {
 }
 
 // Forget has every token verified again, as after a key was dropped.
-func (g *Gateway) Forget() { g.tokens.forget() }
+func (g *Gateway) Forget() {
+	g.tokens.forget()
+	g.visitors.forget()
+}
 
 // authenticate is who asks. Without a token that is nobody. A token that proves nothing is errs.Unauthenticated:
 // the caller decides whether the route needs one. Checking an unknown token is work that anybody can ask for, so it

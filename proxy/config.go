@@ -29,6 +29,8 @@ type Config struct {
 	Limits         Limits   `mapstructure:"limits"`
 	Rate           Rates    `mapstructure:"rate"`
 	CORS           CORS     `mapstructure:"cors"`
+	Policy         []Policy `mapstructure:"policy"` // what routes ask for beside what they ask for themselves
+	Pause          Pause    `mapstructure:"pause"`  // requests that wait while the owner of their module changes
 
 	TLS       certs.Config         `mapstructure:"tls"`       // of the public port
 	Certs     string               `mapstructure:"certs"`     // folder of `banyan certs`: our own processes then speak mTLS with each other
@@ -94,6 +96,7 @@ func DefaultConfig() Config {
 		CORS: CORS{
 			Origins: []string{}, Headers: []string{"Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"}, MaxAge: 10 * time.Minute,
 		},
+		Policy: []Policy{}, Pause: Pause{Requests: 1000, Bytes: 64 << 20, Time: 5 * time.Second},
 		TLS: certs.DefaultConfig(), Issuers: []token.IssuerConfig{}, Transform: transform.DefaultConfig(), Cache: cache.DefaultConfig(), Compress: compress.DefaultConfig(),
 		Aggregate: together, Upstreams: []Foreign{}, Discovery: discovery.DefaultConfig(), Remote: upstream.DefaultConfig(),
 		Shadow: shadow.DefaultConfig(), Gates: gate.DefaultConfig(),
@@ -177,6 +180,10 @@ func (c Config) Validate() error {
 		if err != nil {
 			wrong = append(wrong, err)
 		}
+	}
+	add(c.Pause.check())
+	for i, p := range c.Policy {
+		add(p.check(fmt.Sprintf("gateway.policy[%d]", i)))
 	}
 	add(c.TLS.Validate("gateway.tls."))
 	add(token.ValidateIssuers("gateway.issuers", c.Issuers))

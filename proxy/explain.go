@@ -17,7 +17,8 @@ type Explanation struct {
 	Route     string       `json:"route"`
 	Module    string       `json:"module"`
 	Class     module.Class `json:"class"`
-	Auth      string       `json:"auth"` // least role
+	Auth      string       `json:"auth"`            // least role
+	Scope     string       `json:"scope,omitempty"` // that the token must have
 	Placement Placement    `json:"placement"`
 	Bucket    *int         `json:"bucket,omitempty"` // of the user, out of 10,000
 	Target    string       `json:"target"`
@@ -63,7 +64,7 @@ func (g *Gateway) Explain(method, target, user string, role identity.Role, wish 
 	if r == nil {
 		return e, errs.New(errs.NotFound, "%s takes %s, not %s", path, place.allow, method)
 	}
-	e.Route, e.Module, e.Class, e.Auth, e.Placement = r.Method+" "+r.Path, r.module, r.Class, string(r.Auth), r.target.placement
+	e.Route, e.Module, e.Class, e.Auth, e.Scope, e.Placement = r.Method+" "+r.Path, r.module, r.Class, string(r.Auth), r.scope, r.target.placement
 	if r.merged {
 		e.Target, e.Reason = "gateway", "put together from other routes"
 		return e, nil
@@ -75,7 +76,7 @@ func (g *Gateway) Explain(method, target, user string, role identity.Role, wish 
 	if user != "" && role == identity.Anonymous {
 		role = identity.Customer
 	}
-	c := r.target.choose(r.Class, identity.Identity{Subject: user, Role: role}, wish)
+	c := r.target.choose(r.Class, identity.Identity{Subject: user, Role: role}, wish, "")
 	e.Target, e.Reason = "local", c.reason
 	if c.remote {
 		e.Target = "remote"

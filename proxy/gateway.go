@@ -31,6 +31,7 @@ import (
 	"github.com/banyan-go/banyan/proxy/compress"
 	"github.com/banyan-go/banyan/proxy/gate"
 	"github.com/banyan-go/banyan/proxy/transform"
+	"github.com/banyan-go/banyan/proxy/upstream"
 )
 
 // Options are what the gateway works with.
@@ -41,10 +42,13 @@ type Options struct {
 	Revocations token.Revocations   // nil revokes none
 	Placements  Placements          // nil: every module is local
 	Endpoints   map[string][]string // where the second process of a module is: addresses, or one URL for discovery
-	Signer      *assertion.Signer   // tells other processes who asks; nil if there are none
-	Identity    *certs.Identity     // for mTLS with our own processes; nil speaks plain h2c
-	Budgets     Budgets             // rate limits of all replicas together; nil keeps them in this process
-	Keys        func() []byte       // JWKS of our tokens and assertions; nil shows none
+	// Registered finds the processes of a module that have no configured endpoints: those that have said that they serve it. nil: there
+	// are none.
+	Registered func(module string) upstream.Source
+	Signer     *assertion.Signer // tells other processes who asks; nil if there are none
+	Identity   *certs.Identity   // for mTLS with our own processes; nil speaks plain h2c
+	Budgets    Budgets           // rate limits of all replicas together; nil keeps them in this process
+	Keys       func() []byte     // JWKS of our tokens and assertions; nil shows none
 	// Ready says whether a module can work, and what to tell about it; "" asks for all of the process. nil is always ready.
 	Ready func(ctx context.Context, module string) (ready bool, body any)
 	// Extra are handlers beside the modules, by path: "/docs" answers for all below it too, "/" for itself alone.
@@ -66,6 +70,7 @@ type Gateway struct {
 	verifier      Verifier
 	revocations   token.Revocations
 	tokens        *tokens
+	visitors      *tokens // verified cookies
 	customers     *limiter
 	anonymous     *limiter
 	verifications *limiter
@@ -83,10 +88,12 @@ type Gateway struct {
 	aggregates    *aggregate.Server
 	placements    Placements
 	remotes       map[string]*remote // by module or foreign upstream
+	doors         map[string]*door   // by module
 	metrics       *metrics
 	probes        probes
 
 	applying sync.Mutex
+	changed  chan struct{}            // is closed when another table is in force; guarded by applying
 	progress map[string]gate.Progress // of the modules that move by themselves
 	gates    *gate.Controller
 	table    atomic.Pointer[table]
@@ -116,8 +123,9 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, log: o.Log, clock: o.Clock, tracer: o.Tracer, trusted: trusted, hosts: map[string]bool{}, verifier: o.Verifier,
-		revocations: o.Revocations, tokens: newTokens(cachedTokens), ready: o.Ready, modules: map[string]bool{}, probes: probes{found: map[string]readiness{}},
+		revocations: o.Revocations, tokens: newTokens(cachedTokens), visitors: newTokens(cachedTokens), ready: o.Ready, modules: map[string]bool{}, probes: probes{found: map[string]readiness{}},
 		descriptors: o.Modules, local: o.Local, signer: o.Signer, placements: o.Placements, remotes: map[string]*remote{}, progress: map[string]gate.Progress{},
+		doors: map[string]*door{}, changed: make(chan struct{}),
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -136,6 +144,10 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	}
 	if g.metrics, err = newMetrics(o.Registry); err != nil {
 		return nil, err
+	}
+	for _, m := range o.Modules {
+		waiting := g.metrics.waiting.WithLabelValues(m.Name)
+		g.doors[m.Name] = newDoor(func(n int) { waiting.Set(float64(n)) })
 	}
 	if g.gates, err = gate.NewController(cfg.Gates); err != nil {
 		return nil, err
@@ -229,6 +241,8 @@ type exchange struct {
 	table  *table
 	who    identity.Identity
 	wish   string              // an admin's, for the side that answers
+	guest  string              // a visitor that is sticky in a canary without being known
+	limit  time.Duration       // that the client gives us to answer; 0 is none
 	socket bool                // a WebSocket is asked for
 	unread bool                // HTTP/1: a body may follow that nobody has read
 	hop    atomic.Pointer[hop] // how it was answered
@@ -295,7 +309,9 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 	if wish := r.Header["X-Banyan-Route"]; len(wish) == 1 && (wish[0] == string(Local) || wish[0] == string(Remote)) {
 		x.wish = wish[0]
 	}
+	x.limit = patience(r.Header)
 	cleanHeader(r.Header)
+	given := takeCookie(r.Header)
 
 	var w http.ResponseWriter = &x.answer
 	if g.rules != nil {
@@ -342,6 +358,9 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 		x.fail(ctx, err)
 		return
 	}
+	if x.who.Subject == "" && x.client.secure && rt.target.placement.State == Canary && g.signer != nil {
+		x.welcome(given)
+	}
 	request := rest.Request{
 		Method: rt.Method, Route: rt.Path, Path: path, Query: r.URL.RawQuery, Subject: x.who.Subject, ClientIP: x.client.text,
 		BodyHash: noBody, Money: rt.Money,
@@ -378,7 +397,7 @@ func (x *exchange) admit(ctx context.Context, r *http.Request) error {
 	if x.who, err = g.authenticate(r.Header, x.client, now); err != nil {
 		// A public route works without a token, so it works with one that proves nothing: a client whose token has
 		// expired must be able to renew it.
-		if !errs.Is(err, errs.Unauthenticated) || rt.Auth != identity.Anonymous {
+		if !errs.Is(err, errs.Unauthenticated) || rt.Auth != identity.Anonymous || rt.scope != "" {
 			return err
 		}
 	}
@@ -411,19 +430,7 @@ func (x *exchange) admit(ctx context.Context, r *http.Request) error {
 			return err
 		}
 	}
-	if rt.Auth == identity.Anonymous {
-		return nil
-	}
-	if x.who.Subject == "" {
-		return errSignIn
-	}
-	if !x.who.Role.Includes(rt.Auth) {
-		return errs.New(errs.Forbidden, "this needs the role %s", rt.Auth)
-	}
-	if rt.scope != "" && !x.who.Scopes.Has(rt.scope) {
-		return errs.New(errs.Forbidden, "this needs the scope %s", rt.scope)
-	}
-	return nil
+	return rt.permit(x.who)
 }
 
 // unknown answers for what is not there. It counts as anonymous use, so that paths cannot be tried at will.

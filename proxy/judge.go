@@ -42,7 +42,7 @@ func (g *Gateway) consider(ctx context.Context, name string, r *remote) {
 		verdict = gate.All(verdict, shadowVerdict(r.mirror.Judge()))
 	}
 	g.applying.Lock()
-	progress, decision := g.gates.Next(g.progress[name], gate.Input{Now: now, Verdict: verdict, Held: p.Held})
+	progress, decision := g.gates.Next(g.progress[name], gate.Input{Now: now, Verdict: verdict, Held: p.Held || p.Paused})
 	g.progress[name] = progress
 	g.applying.Unlock()
 	switch decision.Action {
@@ -85,26 +85,23 @@ func shadowVerdict(j shadow.Judgement) gate.Verdict {
 // tripped is called in the request that showed that the remote side is bad. The next request is answered here already; the
 // placement follows.
 func (g *Gateway) tripped(name string, v gate.Verdict) {
-	p := g.table.Load().placements[name]
-	if p.Held || p.State != Canary || !g.cfg.Gates.Automatic.Rollback {
+	// One step: what somebody else changes meanwhile, as a pause, must not be undone.
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	list := g.Placements()
+	i := slices.IndexFunc(list, func(p Placement) bool { return p.Module == name })
+	p := list[i]
+	if p.Held || p.Paused || p.State != Canary || !g.cfg.Gates.Automatic.Rollback {
 		return // judge says what becomes of it
 	}
 	home := Placement{Module: name, State: Local, Epoch: p.Epoch}
-	list := []Placement{}
-	for _, other := range g.Placements() {
-		if other.Module == name {
-			other = home
-		}
-		list = append(list, other)
-	}
-	if err := g.Apply(list); err != nil {
+	list[i] = home
+	if err := g.apply(list); err != nil {
 		g.log.Error("the way back is refused", "module", name, "error", err)
 		return
 	}
-	g.applying.Lock()
 	progress, _ := g.gates.Next(g.progress[name], gate.Input{Now: time.Now(), Verdict: v})
 	g.progress[name] = progress
-	g.applying.Unlock()
 	go g.move(context.Background(), p, home, v.Evidence)
 }
 

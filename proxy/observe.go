@@ -62,6 +62,8 @@ type metrics struct {
 	refused   prometheus.Counter
 	epoch     prometheus.Gauge
 	placement *prometheus.GaugeVec
+	waiting   *prometheus.GaugeVec
+	stale     *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -85,11 +87,17 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		placement: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "banyan_module_placement", Help: "1 for the placement that a module has in this process.",
 		}, []string{"module", "placement"}),
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "banyan_gateway_waiting", Help: "Requests that wait because the owner of their module changes.",
+		}, []string{"module"}),
+		stale: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "banyan_gateway_stale_total", Help: "Requests that a second process sent back because it knows of a newer epoch; they were routed again.",
+		}, []string{"module"}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.sent, m.refused, m.epoch, m.placement} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.sent, m.refused, m.epoch, m.placement, m.waiting, m.stale} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -149,7 +157,7 @@ func (x *exchange) finish(ctx context.Context, span trace.Span) {
 		status = http.StatusInternalServerError
 	}
 	g.metrics.count(x.route, x.method, status)
-	if h := x.hop.Load(); h != nil && x.route.target.remote != nil {
+	if h := x.hop.Load(); h != nil && h.target.remote != nil {
 		g.metrics.sent.WithLabelValues(x.route.module, h.side(), h.reason, cmp.Or(string(h.failure), string(upstream.None))).Inc()
 	}
 	if x.route != nil && x.route.Class != "stream" {
@@ -166,12 +174,20 @@ func (x *exchange) finish(ctx context.Context, span trace.Span) {
 	}
 }
 
+// target is the one that has answered, or that would have.
+func (x *exchange) target() *target {
+	if h := x.hop.Load(); h != nil {
+		return h.target
+	}
+	return x.route.target
+}
+
 func (x *exchange) log(ctx context.Context, status int, taken time.Duration, cut bool) {
 	attrs := make([]slog.Attr, 0, 16)
 	attrs = append(attrs, slog.String("method", x.method))
 	if x.route != nil {
-		attrs = append(attrs, slog.String("route", x.route.Path), slog.String("module", x.route.module), slog.String("placement", string(x.route.target.placement.State)))
-		if h := x.hop.Load(); h != nil && x.route.target.remote != nil {
+		attrs = append(attrs, slog.String("route", x.route.Path), slog.String("module", x.route.module), slog.String("placement", string(x.target().placement.State)))
+		if h := x.hop.Load(); h != nil && h.target.remote != nil {
 			attrs = append(attrs, slog.String("target", h.side()), slog.String("reason", h.reason))
 			if h.bucket >= 0 {
 				attrs = append(attrs, slog.Int("bucket", h.bucket))
@@ -207,8 +223,8 @@ func (x *exchange) describe(span trace.Span, status int) {
 	if x.route != nil {
 		span.SetName(x.method + " " + x.route.Path)
 		span.SetAttributes(attribute.String("http.route", x.route.Path), attribute.String("banyan.module", x.route.module),
-			attribute.String("banyan.placement", string(x.route.target.placement.State)))
-		if h := x.hop.Load(); h != nil && x.route.target.remote != nil {
+			attribute.String("banyan.placement", string(x.target().placement.State)))
+		if h := x.hop.Load(); h != nil && h.target.remote != nil {
 			span.SetAttributes(attribute.String("banyan.target", h.side()), attribute.String("banyan.reason", h.reason))
 		}
 	}

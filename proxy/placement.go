@@ -33,6 +33,7 @@ type Placement struct {
 	Writes int    `json:"writes,omitempty"` // the same of everything else
 	Epoch  uint64 `json:"epoch"`            // of the last change of the owner
 	Held   bool   `json:"held,omitempty"`   // nothing moves it by itself
+	Paused bool   `json:"paused,omitempty"` // new requests wait at the gateway, and streams are told to come back: its owner changes
 }
 
 // all is the number of buckets: a basis point is one of them.
@@ -63,6 +64,12 @@ func (p Placement) share() int {
 	return 0
 }
 
+// moved is the placement without what only says how it may change: what the gates have seen holds as long as it is the same.
+func (p Placement) moved() Placement {
+	p.Held, p.Paused = false, false
+	return p
+}
+
 // Placements tell where the modules are, and change it.
 type Placements interface {
 	// Current are the placements in force; a module that is not among them is local.
@@ -71,6 +78,12 @@ type Placements interface {
 	Watch(ctx context.Context, changed func([]Placement)) error
 	// Move puts to in the place of from, unless something else has taken it meanwhile (ErrMoved). evidence is kept with it.
 	Move(ctx context.Context, from, to Placement, evidence any) error
+}
+
+// Refresher are placements that can be read anew before they would be by themselves. Watch tells what is found. They are asked when
+// another process knows of a newer epoch.
+type Refresher interface {
+	Refresh(ctx context.Context) error
 }
 
 // ErrMoved: somebody else has changed the placement meanwhile.

@@ -27,6 +27,7 @@ import (
 type second struct {
 	*httptest.Server
 	asked  atomic.Int64
+	epoch  atomic.Uint64 // the least that it believes
 	answer atomic.Pointer[http.HandlerFunc]
 }
 
@@ -37,14 +38,14 @@ func newSecond(t *testing.T, keys *token.Keyring) *second {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := assertion.NewVerifier(assertion.Options{Module: "orders", Keys: keys, Clock: clock.System{}, Route: func(method, path string) (rest.Request, bool) {
+	v, err := assertion.NewVerifier(assertion.Options{Module: "orders", Keys: keys, Clock: clock.System{}, Epoch: s.epoch.Load, Route: func(method, path string) (rest.Request, bool) {
 		r, found := match(method, path)
 		return rest.Request{Method: r.Method, Route: r.Path, Money: r.Money}, found
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Server = httptest.NewUnstartedServer(v.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.Server = httptest.NewUnstartedServer(v.Middleware(proxy.Deadline(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.asked.Add(1)
 		if answer := s.answer.Load(); answer != nil {
 			(*answer)(w, r)
@@ -53,7 +54,7 @@ func newSecond(t *testing.T, keys *token.Keyring) *second {
 		body, _ := io.ReadAll(r.Body)
 		w.Header().Set("X-Side", "remote")
 		_ = json.NewEncoder(w).Encode(seen{Method: r.Method, Path: r.URL.Path, Body: string(body), Header: r.Header, Identity: identity.From(r.Context()), ClientIP: rest.ClientIP(r.Context())})
-	})))
+	}))))
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -67,6 +68,11 @@ func (s *second) set(fn http.HandlerFunc) { s.answer.Store(&fn) }
 
 // moving is a gateway whose module has a second process.
 func moving(t *testing.T, p proxy.Placement, change func(*proxy.Config)) (*shop, *second, *proxy.Fixed) {
+	t.Helper()
+	return movingWith(t, p, change, nil)
+}
+
+func movingWith(t *testing.T, p proxy.Placement, change func(*proxy.Config), options func(*proxy.Options)) (*shop, *second, *proxy.Fixed) {
 	t.Helper()
 	key, err := token.NewKey()
 	if err != nil {
@@ -87,6 +93,9 @@ func moving(t *testing.T, p proxy.Placement, change func(*proxy.Config)) (*shop,
 		o.Placements, o.Signer, o.Endpoints = fixed, assertion.NewSigner(keys, clock.System{}), map[string][]string{"orders": {remote.URL}}
 		if change != nil {
 			change(c)
+		}
+		if options != nil {
+			options(o)
 		}
 	})
 	s.local = func(w http.ResponseWriter, r *http.Request) {

@@ -70,7 +70,7 @@ func (g *Gateway) openRemotes(o Options) error {
 	}
 	for _, m := range o.Modules {
 		targets := o.Endpoints[m.Name]
-		if len(targets) == 0 {
+		if len(targets) == 0 && o.Registered == nil {
 			continue
 		}
 		r, err := g.openModule(m, targets, o)
@@ -99,6 +99,9 @@ func (g *Gateway) openModule(m module.Descriptor, targets []string, o Options) (
 		return nil, errors.New("endpoints: there is no key to sign assertions with")
 	}
 	cfg, options := g.cfg.Remote, upstream.Options{Name: m.Name, Registry: o.Registry}
+	if len(targets) == 0 {
+		options.Source = o.Registered(m.Name)
+	}
 	if o.Identity != nil {
 		cfg.Protocol, options.TLS = upstream.H2, o.Identity.Client(m.Name)
 		options.Roots, options.PeerName = o.Identity.Roots, "banyan://"+m.Name
@@ -137,6 +140,9 @@ func readRoutes(m module.Descriptor) []string {
 // openUpstream makes an upstream of addresses, or of one URL of those that discover.
 func (g *Gateway) openUpstream(cfg upstream.Config, targets []string, o upstream.Options) (*upstream.Upstream, error) {
 	o.Clock, o.Log = g.clock, g.log
+	if o.Source != nil {
+		return upstream.New(cfg, o)
+	}
 	if len(targets) == 1 && !strings.HasPrefix(targets[0], "http://") && !strings.HasPrefix(targets[0], "https://") {
 		source, err := discovery.Parse(targets, discovery.Options{Config: g.cfg.Discovery, Log: g.log})
 		if err != nil {
@@ -207,12 +213,23 @@ func (g *Gateway) Close(ctx context.Context) error {
 func (g *Gateway) Apply(list []Placement) error {
 	g.applying.Lock()
 	defer g.applying.Unlock()
+	return g.apply(list)
+}
+
+// apply needs the lock.
+func (g *Gateway) apply(list []Placement) error {
 	t, err := g.build(list)
 	if err != nil {
 		g.metrics.refused.Inc()
 		return err
 	}
 	before := g.table.Swap(t)
+	// After the table: whoever waited at a door goes by the new one.
+	for name, d := range g.doors {
+		d.set(t.placements[name].Paused)
+	}
+	close(g.changed)
+	g.changed = make(chan struct{})
 	g.metrics.epoch.Set(float64(t.epoch))
 	now := time.Now()
 	for name, r := range g.remotes {
@@ -220,7 +237,7 @@ func (g *Gateway) Apply(list []Placement) error {
 			continue
 		}
 		to := t.placements[name]
-		if before == nil || before.placements[name] != to {
+		if before == nil || before.placements[name].moved() != to.moved() {
 			share := to.share()
 			r.monitor.Begin(gate.Stage{Epoch: t.epoch, Placement: string(to.State), Share: share, Control: share < all}, now)
 		}
@@ -255,7 +272,7 @@ func (g *Gateway) build(list []Placement) (*table, error) {
 	}
 	targets := map[string]*target{}
 	for name, p := range placements {
-		t := &target{placement: p, remote: g.remotes[name]}
+		t := &target{placement: p, door: g.doors[name], remote: g.remotes[name]}
 		if p.State != Retired {
 			t.local = g.local
 		}
@@ -286,7 +303,10 @@ func (g *Gateway) build(list []Placement) (*table, error) {
 		}
 		t.routes = append(t.routes, r)
 	}
-	t.placements = placements
+	if err := t.demand(g.cfg.Policy); err != nil {
+		return nil, err
+	}
+	t.placements, t.targets = placements, targets
 	t.sort()
 	for _, r := range t.routes {
 		g.metrics.bind(r)
@@ -305,6 +325,15 @@ func (g *Gateway) checkAggregates() error {
 		r := place.route(method)
 		return r != nil && r.Class == module.Read && !r.merged && !r.target.foreign
 	})
+}
+
+// Purge forgets kept answers by what they were made of: the name of a module stands for all that it has answered, other tags are those
+// that it has set (Cache-Tag). Answers that are on their way are not kept either. Call it when somebody else has changed something: what
+// is changed by requests through this gateway is forgotten before they are answered.
+func (g *Gateway) Purge(tags ...string) {
+	if g.cache != nil {
+		g.cache.Purge(tags...)
+	}
 }
 
 // Upstreams are how the processes behind are, for people.

@@ -18,7 +18,6 @@ import (
 
 	"github.com/banyan-go/banyan/internal/assertion"
 	"github.com/banyan-go/banyan/internal/errs"
-	"github.com/banyan-go/banyan/internal/identity"
 	"github.com/banyan-go/banyan/internal/module"
 	"github.com/banyan-go/banyan/internal/rest"
 	"github.com/banyan-go/banyan/internal/telemetry"
@@ -32,6 +31,7 @@ import (
 // hop is how a request was answered, for logs, metrics and traces.
 type hop struct {
 	choice
+	target   *target
 	endpoint string
 	attempts int
 	failure  upstream.Failure
@@ -50,16 +50,15 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 	stream := rt.Class == module.Stream
 	if stream {
 		// A stream ends when its client goes or when we drain, and at no other time.
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(g.drain, cancel)()
+		var end func()
+		ctx, end = lasting(ctx, g.drain)
+		defer end()
 		control := http.NewResponseController(&x.answer)
 		_ = control.SetWriteDeadline(time.Time{})
 		_ = control.SetReadDeadline(time.Time{})
-	} else if g.cfg.Limits.Request > 0 {
+	} else if limit := x.time(); limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, g.cfg.Limits.Request)
+		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
 	request := r.WithContext(ctx)
@@ -79,8 +78,11 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 	next := func(w http.ResponseWriter, r *http.Request) { x.send(w, r, q) }
 	if rt.merged {
 		next = func(w http.ResponseWriter, r *http.Request) { g.aggregates.Serve(w, r, x.fetch(r)) }
-	} else if g.cache != nil && rt.Class == module.Read && rt.module != "" {
+	} else if g.cache != nil && !stream && rt.module != "" {
 		info := cache.Info{Subject: x.who.Subject, Route: rt.Path, Epoch: rt.target.placement.Epoch, Secure: x.client.secure}
+		if !rt.target.foreign {
+			info.Module = rt.module
+		}
 		inner := next
 		next = func(w http.ResponseWriter, r *http.Request) { g.cache.Serve(w, r, info, inner) }
 	}
@@ -89,61 +91,132 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 	} else {
 		next(w, request)
 	}
-	if stream && g.draining.Load() && strings.HasPrefix(x.answer.Header().Get("Content-Type"), "text/event-stream") {
-		// All the streams end at once; they shall not all come back at once.
-		_, _ = x.answer.Write([]byte("retry: " + strconv.Itoa(500+rand.IntN(2500)) + "\n\n"))
-		x.answer.Flush()
-	}
 }
 
 // send has the request answered by the side that is chosen for it. It may run again, and after the exchange has ended: a cache
 // refreshes what it keeps. So it writes to nothing of the exchange but the hop.
 func (x *exchange) send(w http.ResponseWriter, r *http.Request, q rest.Request) {
 	t := x.route.target
-	if t.remote == nil {
+	switch {
+	case t.foreign:
+		h := hop{target: t, choice: choice{remote: true, bucket: -1, reason: becausePlacement}}
+		x.finishRemote(w, r, h, t.remote.up.Serve(w, r, x.call(t, r, q, false)))
+	case t.door == nil:
 		t.local.ServeHTTP(w, r)
-		return
-	}
-	h := hop{choice: t.choose(x.route.Class, x.who, x.wish)}
-	if t.foreign {
-		h.choice = choice{remote: true, bucket: -1, reason: becausePlacement}
-	}
-	watched := t.remote.monitor != nil && t.placement.State != Local
-	var start time.Time
-	if watched {
-		start = time.Now()
-	}
-	if h.remote {
-		result := t.remote.up.Serve(w, r, x.call(r, q, false))
-		h.endpoint, h.attempts, h.failure = result.Endpoint, result.Attempts, result.Failure
-		if watched {
-			x.observe(start, true, result.Status, judged(result))
+	default:
+		for v := (visit{x: x, w: w, r: r, q: q}); v.again(); {
 		}
-		switch {
-		case !result.Started && (result.Failure == upstream.NotSent || result.Failure == upstream.Overload) && !result.BodyGone && t.mayFallBack() && rewind(r):
-			h.choice = choice{bucket: h.bucket, reason: becauseFallback}
-			x.note(h)
-			again := time.Now()
-			status := x.sendLocal(w, r, q, false)
-			x.observe(again, false, status, "")
-		case !result.Started:
-			x.note(h)
-			x.refuse(w, r, result)
-		case result.Failure == upstream.Aborted || result.Failure == upstream.ClientAbort:
-			x.note(h)
-			panic(http.ErrAbortHandler) // what broke off must not look complete
-		default:
-			x.note(h)
-		}
-		return
 	}
+}
+
+// visit is what is known of a request to a module that may have to be sent again.
+type visit struct {
+	x *exchange
+	w http.ResponseWriter
+	r *http.Request
+	q rest.Request
+
+	home  bool // it was not sent, and is to be answered here
+	stale bool // the second process knew of a newer epoch
+	last  hop  // the one before
+}
+
+// again answers the request, or says that it has to be tried again.
+func (v *visit) again() bool {
+	x, r := v.x, v.r
+	t := x.route.target
+	if err := t.door.enter(r.Context(), r.ContentLength, x.g.cfg.Pause); err != nil {
+		p, retry := rest.NewProblem(r.Context(), err)
+		rest.WriteProblem(v.w, p, retry)
+		return false
+	}
+	inside := true
+	defer func() {
+		if inside {
+			t.door.leave()
+		}
+	}()
+	if now := x.g.table.Load(); now != x.table {
+		// A request keeps the table that it began with, but it goes to whoever owns the module now.
+		if current := now.targets[t.placement.Module]; current.placement.Epoch != t.placement.Epoch {
+			t = current
+		}
+	}
+	if x.route.Class == module.Stream {
+		ctx, end := lasting(r.Context(), t.door.staying())
+		defer end()
+		r = r.WithContext(ctx)
+	}
+	h := hop{target: t, choice: t.choose(x.route.Class, x.who, x.wish, x.guest)}
+	if v.home && t.isHome() {
+		h = v.last
+		h.target, h.choice = t, choice{bucket: h.bucket, reason: becauseFallback}
+	}
+	if !h.remote {
+		x.note(h)
+		x.sendHere(v.w, r, v.q, t, h.reason != becauseFallback)
+		return false
+	}
+	inside = false
+	t.door.depart()
+	defer t.door.away.Add(-1)
+	return v.leave(r, h)
+}
+
+// leave has the request answered by the second process.
+func (v *visit) leave(r *http.Request, h hop) bool {
+	x, t, start := v.x, h.target, time.Now()
+	kept := &retained{ResponseWriter: v.w}
+	result := t.remote.up.Serve(kept, r, x.call(t, r, v.q, false))
+	if kept.stale {
+		x.g.metrics.stale.WithLabelValues(x.route.module).Inc()
+		if !v.stale && rewind(v.r) && x.g.catchUp(r.Context(), t.placement.Module, kept.epoch) {
+			v.stale = true
+			return true
+		}
+		x.note(h)
+		p, retry := rest.NewProblem(r.Context(), errPaused)
+		rest.WriteProblem(v.w, p, retry)
+		return false
+	}
+	h.endpoint, h.attempts, h.failure = result.Endpoint, result.Attempts, result.Failure
+	x.observe(t, start, true, result.Status, judged(result))
+	if !v.home && !result.Started && (result.Failure == upstream.NotSent || result.Failure == upstream.Overload) && !result.BodyGone &&
+		t.mayFallBack() && rewind(v.r) {
+		v.home, v.last = true, h
+		return true
+	}
+	x.finishRemote(v.w, r, h, result)
+	return false
+}
+
+// finishRemote ends a request that another process has answered, or has not.
+func (x *exchange) finishRemote(w http.ResponseWriter, r *http.Request, h hop, result upstream.Result) {
+	h.endpoint, h.attempts, h.failure = result.Endpoint, result.Attempts, result.Failure
 	x.note(h)
-	if !watched {
-		t.local.ServeHTTP(w, r)
-		return
+	switch {
+	case !result.Started:
+		x.refuse(w, r, result)
+	case result.Failure == upstream.Aborted || result.Failure == upstream.ClientAbort:
+		panic(http.ErrAbortHandler) // what broke off must not look complete
 	}
-	status := x.sendLocal(w, r, q, t.placement.State == Shadow)
-	x.observe(start, false, status, "")
+}
+
+// sendHere answers in this process.
+func (x *exchange) sendHere(w http.ResponseWriter, r *http.Request, q rest.Request, t *target, mirror bool) {
+	if t.remote == nil || t.placement.State == Local {
+		t.local.ServeHTTP(w, r)
+	} else {
+		start := time.Now()
+		status := x.sendLocal(w, r, q, t, mirror && t.placement.State == Shadow)
+		x.observe(t, start, false, status, "")
+	}
+	if x.route.Class == module.Stream && errors.Is(context.Cause(r.Context()), upstream.ErrDraining) &&
+		strings.HasPrefix(w.Header().Get("Content-Type"), "text/event-stream") {
+		// All the streams end at once; they shall not all come back at once.
+		_, _ = w.Write([]byte("retry: " + strconv.Itoa(500+rand.IntN(2500)) + "\n\n"))
+		_ = http.NewResponseController(w).Flush()
+	}
 }
 
 // judged is the failure as the gates count it: an open breaker hides no outage, and what we drain ourselves is not the module's fault.
@@ -173,8 +246,7 @@ func rewind(r *http.Request) bool {
 }
 
 // sendLocal answers in this process, and in shadow offers the answer for a comparison.
-func (x *exchange) sendLocal(w http.ResponseWriter, r *http.Request, q rest.Request, mirror bool) int {
-	t := x.route.target
+func (x *exchange) sendLocal(w http.ResponseWriter, r *http.Request, q rest.Request, t *target, mirror bool) int {
 	m := t.remote.mirror
 	if !mirror || x.route.Class != module.Read || r.Method != http.MethodGet || !m.Sample(x.route.Method+" "+x.route.Path) {
 		seen := &answer{ResponseWriter: w}
@@ -183,7 +255,7 @@ func (x *exchange) sendLocal(w http.ResponseWriter, r *http.Request, q rest.Requ
 	}
 	copied := &tee{answer: answer{ResponseWriter: w}, limit: m.MaxBody() + 1}
 	t.local.ServeHTTP(copied, r)
-	again := x.again(r, q)
+	again := x.again(t, r, q)
 	m.Offer(x.route.Method+" "+x.route.Path, shadow.Answer{Status: copied.status, Header: w.Header(), Body: copied.body}, again)
 	return copied.status
 }
@@ -204,12 +276,12 @@ func (t *tee) Write(b []byte) (int, error) {
 
 // again asks a side the same once more, for nobody but the comparison. What it needs of the request is copied now: the server
 // uses it for the next one.
-func (x *exchange) again(r *http.Request, q rest.Request) shadow.Again {
+func (x *exchange) again(t *target, r *http.Request, q rest.Request) shadow.Again {
 	header := r.Header.Clone()
 	delete(header, "Accept-Encoding")
 	location := *r.URL
 	host, values := r.Host, context.WithoutCancel(r.Context())
-	limit := int64(x.route.target.remote.mirror.MaxBody()) + 1
+	limit := int64(t.remote.mirror.MaxBody()) + 1
 	return func(ctx context.Context, side shadow.Side) (answer shadow.Answer, err error) {
 		defer func() {
 			if recover() != nil {
@@ -222,8 +294,12 @@ func (x *exchange) again(r *http.Request, q rest.Request) shadow.Again {
 		}).WithContext(valued{ctx, values})
 		taken := &first{header: http.Header{}, limit: limit}
 		if side == shadow.Local {
-			x.route.target.local.ServeHTTP(taken, copied)
-		} else if result := x.route.target.remote.copies.Serve(taken, copied, x.call(copied, q, true)); !result.Started || result.Failure == upstream.Aborted {
+			if !t.door.try() {
+				return answer, errPaused
+			}
+			defer t.door.leave()
+			t.local.ServeHTTP(taken, copied)
+		} else if result := t.remote.copies.Serve(taken, copied, x.call(t, copied, q, true)); !result.Started || result.Failure == upstream.Aborted {
 			return answer, result.Err
 		}
 		return shadow.Answer{Status: taken.status, Header: taken.header, Body: taken.body}, nil
@@ -267,8 +343,7 @@ func (f *first) Write(b []byte) (int, error) {
 }
 
 // observe tells the gates what became of a request.
-func (x *exchange) observe(start time.Time, remote bool, status int, failure string) {
-	t := x.route.target
+func (x *exchange) observe(t *target, start time.Time, remote bool, status int, failure string) {
 	s := gate.Sample{At: start, Remote: remote, Route: x.route.Path, Status: status, Failure: failure, Duration: time.Since(start)}
 	if x.route.Class == module.Stream {
 		s.Duration = 0
@@ -280,21 +355,20 @@ func (x *exchange) observe(start time.Time, remote bool, status int, failure str
 }
 
 // call says how the upstream is to treat the request, and tells it who asks.
-func (x *exchange) call(r *http.Request, q rest.Request, copied bool) upstream.Call {
-	t := x.route.target
+func (x *exchange) call(t *target, r *http.Request, q rest.Request, copied bool) upstream.Call {
 	return upstream.Call{
 		Class: x.route.Class, Upgrade: x.socket && x.route.Class == module.Stream,
 		// A route that changes something keeps its answer under the key: a repeat does no harm.
 		Repeatable: !copied && !t.foreign && q.IdempotencyKey != "",
 		Prepare: func(out *http.Request, _ int) error {
-			return x.prepare(out, r, q, copied)
+			return x.prepare(t, out, r, q, copied)
 		},
 	}
 }
 
 // prepare sets what another process is told about the request. All of it was dropped from what the client has sent.
-func (x *exchange) prepare(out, r *http.Request, q rest.Request, copied bool) error {
-	t, ctx := x.route.target, r.Context()
+func (x *exchange) prepare(t *target, out, r *http.Request, q rest.Request, copied bool) error {
+	ctx := r.Context()
 	body := assertion.Body{Hash: q.BodyHash, Length: r.ContentLength}
 	switch {
 	case t.foreign:
@@ -319,6 +393,9 @@ func (x *exchange) prepare(out, r *http.Request, q rest.Request, copied bool) er
 	h := out.Header
 	h["X-Request-Id"] = []string{telemetry.Correlation(ctx)}
 	h["X-Forwarded-For"], h["X-Forwarded-Proto"], h["X-Forwarded-Host"] = []string{x.client.text}, []string{proto}, []string{r.Host}
+	if until, limited := ctx.Deadline(); limited {
+		h[timeoutHeader] = []string{strconv.FormatInt(max(1, time.Until(until).Milliseconds()), 10)}
+	}
 	if copied {
 		h["X-Shadow"] = []string{"1"}
 	}
@@ -394,12 +471,9 @@ func (x *exchange) fetch(parent *http.Request) aggregate.Fetch {
 		if place == nil || place.route(method) == nil {
 			return http.StatusNotFound, http.Header{}, nil, nil
 		}
-		part := &exchange{g: x.g, client: x.client, start: time.Now(), path: u.Path, method: method, table: x.table, route: place.route(method), who: x.who, wish: x.wish}
-		switch {
-		case part.route.Auth != identity.Anonymous && x.who.Subject == "":
-			return http.StatusUnauthorized, http.Header{}, nil, nil
-		case !x.who.Role.Includes(part.route.Auth):
-			return http.StatusForbidden, http.Header{}, nil, nil
+		part := &exchange{g: x.g, client: x.client, start: time.Now(), path: u.Path, method: method, table: x.table, route: place.route(method), who: x.who, wish: x.wish, guest: x.guest}
+		if err := part.route.permit(x.who); err != nil {
+			return errs.KindOf(err).Status(), http.Header{}, nil, nil
 		}
 		q := rest.Request{Method: method, Route: part.route.Path, Path: u.Path, Query: u.RawQuery, Subject: x.who.Subject, ClientIP: x.client.text, BodyHash: noBody}
 		header := http.Header{"Accept": {"application/json"}}

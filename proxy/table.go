@@ -23,6 +23,7 @@ type table struct {
 	routes []*route
 
 	placements map[string]Placement // of the modules
+	targets    map[string]*target   // of the modules and of foreign upstreams
 }
 
 // node is a segment of a path.

@@ -14,6 +14,7 @@ import (
 // new table with new targets.
 type target struct {
 	placement Placement
+	door      *door        // of the module; nil for what is none of ours
 	local     http.Handler // nil if nobody in this process answers for it
 	remote    *remote      // nil if there is no other process
 	foreign   bool         // no process of ours: it gets requests as clients send them
@@ -45,8 +46,8 @@ const (
 	becauseFallback  = "fallback"  // the remote side could not be reached, and nothing was sent
 )
 
-// choose decides by what is verified alone: the subject of a token, and the wish of an admin.
-func (t *target) choose(class module.Class, who identity.Identity, wish string) choice {
+// choose decides by what is verified alone: the subject of a token, the wish of an admin, and the guest that our cookie names.
+func (t *target) choose(class module.Class, who identity.Identity, wish, guest string) choice {
 	switch t.placement.State {
 	case Remote, Retired:
 		return choice{remote: true, bucket: -1, reason: becausePlacement}
@@ -57,19 +58,25 @@ func (t *target) choose(class module.Class, who identity.Identity, wish string) 
 	if wish != "" && who.Role.Includes(identity.Admin) {
 		return choice{remote: wish == string(Remote), bucket: -1, reason: becauseForced}
 	}
-	if who.Subject == "" {
-		return choice{bucket: -1, reason: becauseNobody}
+	subject := who.Subject
+	if subject == "" {
+		if subject = guest; guest == "" {
+			return choice{bucket: -1, reason: becauseNobody}
+		}
 	}
 	share := t.placement.Writes
 	if class != module.Write {
 		share = t.placement.Reads
 	}
-	b := bucketOf(t.placement.Module, who.Subject)
+	b := bucketOf(t.placement.Module, subject)
 	return choice{remote: b < share, bucket: b, reason: becauseBucket}
 }
 
 // mayFallBack: what was not sent may be answered here. Both sides share the store in a canary; a remote module's is not ours.
 func (t *target) mayFallBack() bool { return t.placement.State == Canary && t.local != nil }
+
+// isHome: this process owns the module.
+func (t *target) isHome() bool { return t.placement.State != Remote && t.placement.State != Retired }
 
 // name of where requests go, for people.
 func (t *target) name() string {

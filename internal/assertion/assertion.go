@@ -72,6 +72,7 @@ type Body struct {
 
 // Keys are where the gateway's key is; *control.Ring and *token.Keyring are some.
 type Keys interface {
+	PublicKeys
 	Signer() (token.Key, error)
 }
 

@@ -297,9 +297,21 @@ func TestSignerFollowsTheKeys(t *testing.T) {
 	}
 }
 
-type rotating struct{ token.Key }
+type rotating struct {
+	token.Key
+	others []token.Key // that are believed too
+}
 
 func (r *rotating) Signer() (token.Key, error) { return r.Key, nil }
+
+func (r *rotating) Public(id string) (ed25519.PublicKey, bool) {
+	for _, k := range append(r.others, r.Key) {
+		if k.ID == id {
+			return k.Private.Public().(ed25519.PublicKey), true
+		}
+	}
+	return nil, false
+}
 
 // TestNothingIsReadOfAStranger: who is not vouched for cannot make the process read, nor one that sends another length.
 func TestNothingIsReadOfAStranger(t *testing.T) {

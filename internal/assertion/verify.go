@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,9 @@ import (
 // StatusStale answers an assertion of a route table that is older than what this process knows: the gateway takes the
 // request back and routes it again. Nobody else gets to see it.
 const StatusStale = http.StatusMisdirectedRequest
+
+// EpochHeader says with StatusStale which epoch is the least that is believed. An answer of StatusStale without it is the module's own.
+const EpochHeader = "X-Banyan-Epoch"
 
 // PublicKeys are the keys that gateways may sign with; *control.Ring, *token.Keyring and *token.KeySet are some.
 type PublicKeys interface {
@@ -129,6 +133,7 @@ func (v *Verifier) Middleware(next http.Handler) http.Handler {
 			next.ServeHTTP(w, request)
 			return
 		case stale:
+			w.Header().Set(EpochHeader, strconv.FormatUint(v.o.Epoch(), 10))
 			w.WriteHeader(StatusStale)
 		case overrun:
 			w.Header().Set("Retry-After", "1")

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -28,6 +29,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/banyan-go/banyan/internal/bus/rabbit"
 	"github.com/banyan-go/banyan/internal/control"
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/inbox"
@@ -53,6 +55,7 @@ type Config struct {
 	HighWaterAge     time.Duration `mapstructure:"high_water_age"`    // age of the oldest one, likewise; 0 for no limit
 	RequestTimeout   time.Duration `mapstructure:"request_timeout"`   // of a query whose caller has no deadline
 	LeaseTTL         time.Duration `mapstructure:"lease_ttl"`         // how soon another replica takes over
+	RabbitMQ         rabbit.Config `mapstructure:"rabbitmq"`          // between processes
 }
 
 // DefaultConfig suits a small machine.
@@ -60,6 +63,7 @@ func DefaultConfig() Config {
 	return Config{
 		Workers: 32, Window: 256, HandlerTimeout: 30 * time.Second, RetryBase: 200 * time.Millisecond, RetryCap: 5 * time.Minute,
 		GiveUpAfter: 24 * time.Hour, KeepUnsubscribed: 30 * 24 * time.Hour, HighWaterRows: 1_000_000, RequestTimeout: 5 * time.Second, LeaseTTL: 6 * time.Second,
+		RabbitMQ: rabbit.DefaultConfig(),
 	}
 }
 
@@ -86,7 +90,7 @@ func (c Config) Validate() error {
 			return fmt.Errorf("bus.%s: is too small; %s", v.key, v.way)
 		}
 	}
-	return nil
+	return c.RabbitMQ.Validate()
 }
 
 func (c Config) policy() inbox.Policy {
@@ -95,9 +99,11 @@ func (c Config) policy() inbox.Policy {
 
 // Options are what the bus works with.
 type Options struct {
-	Replica string       // unique name of this process
-	Control *database.DB // where subscriptions are registered; nil for none
-	Foreign []string     // wire names of events of modules that are not in this process
+	Replica string              // unique name of this process
+	Only    string              // the module that this process serves alone; "" for the whole shop
+	Broker  *rabbit.Broker      // to modules whose owner is another process; nil for none
+	Control *database.DB        // where subscriptions are registered; nil for none
+	Foreign []module.Descriptor // modules that are not in this process
 	Tracer  trace.Tracer
 	Metrics *telemetry.Messages
 	Log     *slog.Logger
@@ -111,10 +117,14 @@ type Bus struct {
 	parts map[string]*part
 
 	declared map[string][]string // wire name -> modules of this process
+	foreign  map[string][]string // wire name -> modules of others, as this version of the program knows them
+	place    *place
+	placed   bool // modules have owners; without, this process has all of its own
 
 	mu          sync.RWMutex
 	subscribers map[string][]string // wire name -> modules
 	ready       bool
+	ends        bool // the process does
 }
 
 // part is one module on the bus.
@@ -126,6 +136,7 @@ type part struct {
 	timers   *timer.Timers
 	lease    *lease.Lease
 	notifier notifier
+	routes   routes
 	handlers []*inbox.Handler
 	events   map[string][]*inbox.Handler // wire name -> handlers
 }
@@ -144,7 +155,7 @@ func New(cfg Config, opts Options) *Bus {
 	if opts.Replica == "" {
 		opts.Replica = message.NewID()
 	}
-	return &Bus{cfg: cfg, opts: opts, local: NewLocal(), parts: map[string]*part{}, subscribers: map[string][]string{}}
+	return &Bus{cfg: cfg, opts: opts, local: NewLocal(), parts: map[string]*part{}, subscribers: map[string][]string{}, place: newPlace()}
 }
 
 // Add puts a module with its store on the bus; before Open.
@@ -155,7 +166,11 @@ func (b *Bus) Add(m *module.Module, store *unit.Store) error {
 	p := &part{module: m, store: store, events: map[string][]*inbox.Handler{}}
 	p.timers = timer.New(m, store, b.cfg.policy(), b.opts.Metrics, b.opts.Log)
 	p.lease = lease.New(store, b.opts.Replica, b.cfg.LeaseTTL, b.opts.Log)
-	p.relay = relay.New(store, relay.Config{Workers: b.cfg.Workers, Window: b.cfg.Window, Sweep: time.Second}, b.send, b.opts.Metrics, b.opts.Log)
+	way := relay.Config{Workers: b.cfg.Workers, Window: b.cfg.Window, Sweep: time.Second, Fence: p.lease.Fence}
+	if b.opts.Broker != nil {
+		way.Guard = func(ctx context.Context, subscriber string, gate *relay.Way) { b.guard(ctx, p, subscriber, gate) }
+	}
+	p.relay = relay.New(store, way, b.send, b.opts.Metrics, b.opts.Log)
 	for _, s := range append([]module.Subscription{{Handler: module.CommandHandler}}, m.Subscriptions...) {
 		p.handlers = append(p.handlers, &inbox.Handler{
 			Name: s.Handler, Aliases: s.Aliases, Unordered: s.Unordered, Skip: s.Skip, Group: s.Group,
@@ -179,7 +194,9 @@ func (b *Bus) Open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names = append(names, b.opts.Foreign...)
+	for _, d := range b.opts.Foreign {
+		names = append(names, d.Contract.Names()...)
+	}
 	subscribers := map[string][]string{}
 	for _, name := range b.names() {
 		p := b.parts[name]
@@ -209,6 +226,9 @@ func (b *Bus) Open(ctx context.Context) error {
 		}
 	}
 	b.declared = subscribers
+	if b.foreign, err = foreignSubscribers(b.opts.Foreign, names); err != nil {
+		return err
+	}
 	if err := b.register(ctx); err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
@@ -228,10 +248,35 @@ func (b *Bus) Open(ctx context.Context) error {
 			if err := relay.CheckSubscribers(gctx, p.store, b.targets(p)); err != nil {
 				return err
 			}
+			if err := b.checkRoutes(gctx, p); err != nil {
+				return err
+			}
 			return p.timers.Open(gctx)
 		})
 	}
 	return g.Wait()
+}
+
+// foreignSubscribers says what modules subscribe to that are not in this process.
+func foreignSubscribers(modules []module.Descriptor, names []string) (map[string][]string, error) {
+	all := map[string][]string{}
+	for _, d := range modules {
+		for _, c := range d.Contract.Commands {
+			all[c.MessageName()] = append(all[c.MessageName()], d.Name)
+		}
+		for _, s := range d.Subscriptions {
+			expanded, err := expand(d.Name, s, names)
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range expanded {
+				if !slices.Contains(all[e], d.Name) {
+					all[e] = append(all[e], d.Name)
+				}
+			}
+		}
+	}
+	return all, nil
 }
 
 func (b *Bus) names() []string {
@@ -301,7 +346,7 @@ func expand(module string, s module.Subscription, names []string) ([]string, err
 // register says in the control store who subscribes to what, and adds the subscriptions of modules that are not in this process.
 // Who knows foreign events runs a part of the program.
 func (b *Bus) register(ctx context.Context) error {
-	all := map[string][]string{}
+	all, told := map[string][]string{}, map[string]bool{}
 	for name, subs := range b.declared {
 		all[name] = slices.Clone(subs)
 	}
@@ -313,15 +358,30 @@ func (b *Bus) register(ctx context.Context) error {
 		}
 		for name, subs := range inForce {
 			for _, s := range subs {
-				if b.parts[s] == nil {
+				if told[s] = true; b.parts[s] == nil {
 					all[name] = append(all[name], s)
 				}
 			}
 		}
 	}
+	// Who has never said what it subscribes to will come: a message is not lost on it because it starts later.
+	for name, subs := range b.foreign {
+		for _, s := range subs {
+			if !told[s] {
+				all[name] = append(all[name], s)
+			}
+		}
+	}
+	for _, subs := range all {
+		slices.Sort(subs)
+	}
 	b.mu.Lock()
+	news := !maps.EqualFunc(b.subscribers, all, slices.Equal)
 	b.subscribers = all
 	b.mu.Unlock()
+	if news {
+		b.alter(func(*place) {}) // relays find their new subscribers
+	}
 	return nil
 }
 
@@ -331,13 +391,16 @@ func (b *Bus) stay(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(control.Alive / 3):
+		case <-time.After(registerEvery):
 		}
 		if err := b.register(ctx); err != nil && ctx.Err() == nil {
 			b.opts.Log.Warn("subscriptions not registered", "error", err)
 		}
 	}
 }
+
+// registerEvery is how soon a process learns what a newer version subscribes to; well within control.Alive.
+const registerEvery = 30 * time.Second
 
 func (b *Bus) subscribersOf(name string) []string {
 	b.mu.RLock()
@@ -371,7 +434,7 @@ func (b *Bus) Run(ctx context.Context) error {
 	b.mu.Lock()
 	b.local = local
 	b.mu.Unlock()
-	router, err := wm.NewRouter(wm.RouterConfig{CloseTimeout: 20 * time.Second}, watermill.NewSlogLoggerWithLevelMapping(b.opts.Log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug}))
+	router, err := wm.NewRouter(wm.RouterConfig{CloseTimeout: closeTimeout}, b.watermillLogger())
 	if err != nil {
 		return err
 	}
@@ -388,17 +451,15 @@ func (b *Bus) Run(ctx context.Context) error {
 		return fmt.Errorf("bus: %w", err)
 	}
 	b.setReady(true)
+	defer context.AfterFunc(ctx, func() {
+		b.mu.Lock()
+		b.ends = true
+		b.mu.Unlock()
+	})()
 	var owners sync.WaitGroup
 	for _, name := range b.names() {
 		p := b.parts[name]
-		owners.Go(func() {
-			p.lease.Run(ctx, func(owned context.Context) {
-				b.own(owned, p)
-				if ctx.Err() != nil {
-					p.timers.Stop() // before the lease is given back: who has it next calls the effects that have not begun
-				}
-			})
-		})
+		owners.Go(func() { b.tend(ctx, p) })
 		owners.Go(func() { b.watch(ctx, p) })
 	}
 	owners.Go(func() { b.notified(ctx) })
@@ -441,8 +502,17 @@ func (b *Bus) setReady(ready bool) {
 func (b *Bus) own(ctx context.Context, p *part) {
 	var all sync.WaitGroup
 	all.Go(func() {
-		if err := p.relay.Run(ctx, b.targets(p)); err != nil {
-			b.opts.Log.Error("relay ended", "module", p.module.Name, "error", err)
+		for ctx.Err() == nil {
+			targets := b.targets(p)
+			until, end := context.WithCancel(ctx)
+			go func() {
+				b.await(until, func() bool { return slices.Equal(b.targets(p), targets) })
+				end()
+			}()
+			if err := p.relay.Run(until, targets); err != nil {
+				b.opts.Log.Error("relay ended", "module", p.module.Name, "error", err)
+			}
+			end()
 		}
 	})
 	all.Go(func() {
@@ -481,12 +551,11 @@ func (b *Bus) send(ctx context.Context, subscriber string, m message.Message) er
 	if parent := unit.Traceparent(ctx); parent != "" {
 		m.Traceparent = parent
 	}
-	w := encode(m)
-	w.SetContext(ctx)
-	b.mu.RLock()
-	local := b.local
-	b.mu.RUnlock()
-	return local.Publish(subscriber, w)
+	return b.carry(ctx, b.parts[m.Source], subscriber, encode(m))
+}
+
+func (b *Bus) watermillLogger() watermill.LoggerAdapter {
+	return watermill.NewSlogLoggerWithLevelMapping(b.opts.Log, map[slog.Level]slog.Level{slog.LevelInfo: slog.LevelDebug})
 }
 
 // Deliver hands a message to a module as its relay would; nil means that the module has durably taken it.

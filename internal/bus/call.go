@@ -3,14 +3,18 @@ package bus
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/banyan-go/banyan/internal/bus/rabbit"
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/ownership"
 	"github.com/banyan-go/banyan/internal/telemetry"
 	"github.com/banyan-go/banyan/internal/unit"
 )
@@ -30,10 +34,6 @@ func (b *Bus) Call(ctx context.Context, name, commandID string, body []byte) (re
 		}
 		b.opts.Metrics.Asked.WithLabelValues(target, name, outcome).Inc()
 	}()
-	p := b.parts[target]
-	if p == nil {
-		return nil, errs.New(errs.Unavailable, "module %s is not here", target)
-	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, b.cfg.RequestTimeout)
@@ -47,7 +47,7 @@ func (b *Bus) Call(ctx context.Context, name, commandID string, body []byte) (re
 	fctx := trace.ContextWithSpanContext(telemetry.WithCorrelation(far, telemetry.Correlation(ctx)), trace.SpanContextFromContext(ctx))
 	fctx, span := b.opts.Tracer.Start(fctx, "ask "+name, trace.WithSpanKind(trace.SpanKindServer))
 	defer span.End()
-	reply, err = b.answer(fctx, p, name, commandID, body)
+	reply, err = b.ask(fctx, target, name, commandID, body)
 	if err != nil {
 		span.RecordError(err)
 		if ctx.Err() != nil {
@@ -59,6 +59,80 @@ func (b *Bus) Call(ctx context.Context, name, commandID string, body []byte) (re
 		return nil, errs.Decode(errs.Encode(err))
 	}
 	return append([]byte(nil), reply...), nil
+}
+
+// ask has a request answered where its module's owner is. While that changes it is held, and asked again with the same id: a query
+// changes nothing, and a command finds its first reply.
+func (b *Bus) ask(ctx context.Context, target, name, commandID string, body []byte) ([]byte, error) {
+	for delay := askAgain; ; delay = min(2*delay, 100*time.Millisecond) {
+		if b.here(target) {
+			return b.answer(ctx, b.parts[target], name, commandID, body)
+		}
+		if b.opts.Broker == nil {
+			return nil, errs.New(errs.Unavailable, "module %s is not here, and there is no broker to reach it by", target)
+		}
+		r := b.look(target)
+		if !r.Held() {
+			reply, err := b.opts.Broker.Call(ctx, target, rabbit.Request{Name: name, CommandID: commandID, Headers: requestHeaders(ctx), Body: body})
+			if err == nil || !b.moving(r, err) {
+				return reply, err
+			}
+			b.opts.Log.DebugContext(ctx, "request held", "module", target, "message", name, "error", err)
+		}
+		moved, cancel := context.WithTimeout(ctx, delay)
+		b.await(moved, func() bool { return b.look(target).Version == r.Version })
+		cancel()
+		if ctx.Err() != nil {
+			return nil, errs.New(errs.Timeout, "%s was not answered in time", name)
+		}
+	}
+}
+
+const askAgain = 5 * time.Millisecond
+
+// errElsewhere is the answer of a process that owns the module no more, or not yet.
+var errElsewhere = errs.New(errs.Unavailable, "the owner of the module is another process")
+
+// moving says whether a request that nobody took may find its module in a moment.
+func (b *Bus) moving(asked ownership.Record, err error) bool {
+	if !errs.Is(err, errs.Unavailable) {
+		return false
+	}
+	now := b.look(asked.Module)
+	return now.Version != asked.Version || now.Step != ownership.Settled || strings.Contains(err.Error(), errElsewhere.Message)
+}
+
+func requestHeaders(ctx context.Context) map[string]string {
+	h := map[string]string{headerCorrelation: telemetry.Correlation(ctx)}
+	propagation.TraceContext{}.Inject(ctx, propagation.MapCarrier(h))
+	return h
+}
+
+// answerOthers answers what other processes ask a module until ctx ends.
+func (b *Bus) answerOthers(ctx context.Context, p *part) {
+	for ctx.Err() == nil {
+		err := b.opts.Broker.Serve(ctx, p.module.Name, b.cfg.Workers, func(ctx context.Context, r rabbit.Request) ([]byte, error) {
+			if !b.here(p.module.Name) {
+				return nil, errElsewhere
+			}
+			ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier(r.Headers))
+			ctx = telemetry.WithCorrelation(ctx, r.Headers[headerCorrelation])
+			ctx, span := b.opts.Tracer.Start(ctx, "answer "+r.Name, trace.WithSpanKind(trace.SpanKindServer))
+			defer span.End()
+			reply, err := b.answer(ctx, p, r.Name, r.CommandID, r.Body)
+			if err != nil {
+				span.RecordError(err)
+			}
+			if errs.KindOf(err) == errs.Internal {
+				b.opts.Log.ErrorContext(ctx, "request failed", "module", p.module.Name, "message", r.Name, "error", err)
+			}
+			return reply, err
+		})
+		if ctx.Err() == nil {
+			b.opts.Log.Error("requests of others are not answered, will try again", "module", p.module.Name, "error", err)
+			pause(ctx, time.Second)
+		}
+	}
 }
 
 func (b *Bus) answer(ctx context.Context, p *part, name, commandID string, body []byte) (reply []byte, err error) {

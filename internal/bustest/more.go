@@ -212,7 +212,7 @@ func (s *Stage) Advance(d time.Duration) {
 // Eventually waits for a condition.
 func (s *Stage) Eventually(what string, ok func() bool) {
 	s.T.Helper()
-	Eventually(s.T, what, 10*time.Second, ok)
+	Eventually(s.T, what, time.Minute, ok)
 }
 
 // Eventually waits for a condition, but not longer than within.

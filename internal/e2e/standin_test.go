@@ -21,13 +21,16 @@ func TestModulesBesideTheShop(t *testing.T) {
 	var others []*shop
 	for _, m := range standIns {
 		others = append(others, s.standIn(m))
-		s.place(m, "remote")
+		s.place(m, "canary", "CANARY_READS=10000", "CANARY_WRITES=10000")
 	}
 	for _, o := range others {
 		o.env = s.env
 		o.start()
 	}
 	s.start()
+	for _, m := range standIns {
+		s.settled(m, "canary")
+	}
 	l := newLedger(t, s)
 	l.run(4, 15, nil)
 	l.check()
@@ -44,9 +47,10 @@ func TestNobodyButTheGateway(t *testing.T) {
 	s := postgres(t, false)
 	o := s.standIn("inventory")
 	o.launch() // it waits for the shop's first start
-	s.place("inventory", "remote")
+	s.place("inventory", "canary", "CANARY_READS=10000", "CANARY_WRITES=10000")
 	s.start()
 	o.await()
+	s.settled("inventory", "canary")
 	admin := s.asAdmin()
 	for name, header := range map[string]http.Header{
 		"nothing":       {},
@@ -84,6 +88,7 @@ func TestCanaryFallsBack(t *testing.T) {
 	s.place("notifications", "canary", "CANARY_READS=10000", "CANARY_WRITES=10000")
 	s.start()
 	o.start()
+	s.settled("notifications", "canary")
 	c := s.asAdmin()
 	get := func() answer { return c.do("GET", "/api/notifications", nil) }
 	where := func() string {
@@ -127,11 +132,10 @@ func TestStandInRefusals(t *testing.T) {
 		args []string
 		want string
 	}{
-		"a module that asks others":   {s.env, []string{"--only", "orders", "--addr", "127.0.0.1:0"}, "its requests ask other modules"},
-		"no such module":              {s.env, []string{"--only", "order", "--addr", "127.0.0.1:0"}, `there is no module "order"; there are users`},
-		"an address for all":          {s.env, []string{"--only", "payments", "--addr", ":0"}, "without gateway.certs"},
-		"a store of one process":      {nil, []string{"--only", "payments", "--addr", "127.0.0.1:0"}, "needs postgres"},
-		"a placement without address": {append(s.env, "BANYAN_MODULES_PAYMENTS_PLACEMENT=remote"), nil, "modules.payments.endpoints: is empty"},
+		"a module that asks others": {s.env, []string{"--only", "orders", "--addr", "127.0.0.1:0"}, "its requests ask other modules"},
+		"no such module":            {s.env, []string{"--only", "order", "--addr", "127.0.0.1:0"}, `there is no module "order"; there are users`},
+		"an address for all":        {s.env, []string{"--only", "payments", "--addr", ":0"}, "without gateway.certs"},
+		"a store of one process":    {nil, []string{"--only", "payments", "--addr", "127.0.0.1:0"}, "needs postgres"},
 	} {
 		cmd := exec.Command(mustBinary(t), append([]string{"serve", "--data", t.TempDir(), "--admin-addr", "127.0.0.1:0"}, test.args...)...)
 		cmd.Env = append([]string{"PATH=/usr/bin", "HOME=" + t.TempDir()}, test.env...)
@@ -157,11 +161,12 @@ func TestMutualTLS(t *testing.T) {
 	run("certs", "create", "--dir", dir)
 	s.env = append(s.env, "BANYAN_GATEWAY_CERTS="+dir)
 	o := s.standIn("inventory")
-	s.place("inventory", "remote", "ENDPOINTS=https://"+o.addr)
+	s.place("inventory", "canary", "CANARY_READS=10000", "CANARY_WRITES=10000", "ENDPOINTS=https://"+o.addr)
 	s.start()
 	s.env = s.env[:len(s.env):len(s.env)]
 	o.env = s.env
 	o.launch()
+	s.settled("inventory", "canary")
 	c := s.asAdmin()
 	eventually(t, "the gateway reaches it", func() bool { return c.do("GET", "/api/inventory", nil).Status == 200 })
 	run("certs", "renew", "--dir", dir)

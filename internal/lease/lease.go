@@ -1,7 +1,12 @@
 // Package lease lets one process at a time do the owner-only work of a store: relay, timers, retries.
 //
-// A lease only avoids double work; no correctness rests on it, because each effect is guarded by a row of its own.
-// It is a row in the module's store on the database's clock. A SQLite file has one process, which is the holder.
+// A lease avoids double work; effects are guarded by rows of their own. It is a row in the module's store on the database's clock. A
+// SQLite file has one process, which is the holder.
+//
+// It has two numbers. The term is the epoch of the module's placement: who owns the module by a later placement takes the lease from who
+// had it by an earlier one, whether that has noticed or not, and never the other way round. The fence is counted at each change of the
+// holder: what a holder reads and marks as sent names it, so that a holder that was cut off neither sees what came after it nor
+// removes what its successor has to send.
 package lease
 
 import (
@@ -21,6 +26,7 @@ type Lease struct {
 	ttl    time.Duration
 	log    *slog.Logger
 	held   atomic.Bool
+	fence  atomic.Int64
 }
 
 // New is a lease for a holder, which is a name unique to the process.
@@ -28,31 +34,51 @@ func New(store *unit.Store, holder string, ttl time.Duration, log *slog.Logger) 
 	return &Lease{store: store, holder: holder, ttl: ttl, log: log}
 }
 
+// Fence is the number of the holding; it stands in the row as long as nobody else has taken the lease.
+func (l *Lease) Fence() int64 { return l.fence.Load() }
+
 // Held says whether this process holds the lease.
 func (l *Lease) Held() bool { return l.held.Load() }
 
+// A new owner waits for the one before to give the lease back, and then takes it.
+const (
+	handOver  = time.Second
+	askEvery  = 10 * time.Millisecond
+	giveBack  = time.Second
+	firstTerm = 1
+)
+
 // Run calls fn whenever this process holds the lease, with a context that ends when it is lost or ctx ends. It
-// returns after ctx has ended and fn has returned, and then gives the lease back.
-func (l *Lease) Run(ctx context.Context, fn func(ctx context.Context)) {
+// returns after ctx has ended and fn has returned, and then gives the lease back. term is the epoch of the module's placement; 0
+// stands for the first.
+func (l *Lease) Run(ctx context.Context, term uint64, fn func(ctx context.Context)) {
 	if l.store.DB().Dialect() == database.SQLite {
 		l.held.Store(true)
 		defer l.held.Store(false)
 		fn(ctx)
 		return
 	}
+	term = max(term, firstTerm)
+	began := time.Now()
 	for ctx.Err() == nil {
-		if ok, err := l.acquire(ctx); err != nil || !ok {
-			if err != nil && ctx.Err() == nil {
-				l.log.Warn("lease cannot be asked for", "module", l.store.Module(), "error", err)
-			}
-			pause(ctx, l.ttl/3)
+		waited := time.Since(began)
+		ok, err := l.acquire(ctx, term, waited > handOver)
+		if err == nil && ok {
+			l.hold(ctx, term, fn)
 			continue
 		}
-		l.hold(ctx, fn)
+		if err != nil && ctx.Err() == nil {
+			l.log.Warn("lease cannot be asked for", "module", l.store.Module(), "error", err)
+		}
+		if err == nil && waited < 2*handOver && term > firstTerm {
+			pause(ctx, askEvery) // the side before gives it back in a moment
+		} else {
+			pause(ctx, l.ttl/3)
+		}
 	}
 }
 
-func (l *Lease) hold(ctx context.Context, fn func(ctx context.Context)) {
+func (l *Lease) hold(ctx context.Context, term uint64, fn func(ctx context.Context)) {
 	held, lose := context.WithCancel(ctx)
 	defer lose()
 	l.held.Store(true)
@@ -67,7 +93,7 @@ func (l *Lease) hold(ctx context.Context, fn func(ctx context.Context)) {
 		if !pause(held, l.ttl/3) {
 			break
 		}
-		ok, err := l.acquire(held)
+		ok, err := l.acquire(held, term, false)
 		switch {
 		case err == nil && ok:
 			renewed = time.Now()
@@ -82,24 +108,30 @@ func (l *Lease) hold(ctx context.Context, fn func(ctx context.Context)) {
 	}
 }
 
-// acquire takes or renews the lease.
-func (l *Lease) acquire(ctx context.Context) (bool, error) {
+// acquire takes or renews the lease. With force it is taken from a holder of an earlier term that has not given it back.
+func (l *Lease) acquire(ctx context.Context, term uint64, force bool) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.ttl/2)
 	defer cancel()
-	ok := false
+	var fence []int64
 	err := l.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
-		r := w.DB.Exec(`INSERT INTO lease (name, holder, epoch, expires_at) VALUES ('owner', ?, 1, clock_timestamp() + make_interval(secs => ?))
-			ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at,
-				epoch = lease.epoch + CASE WHEN lease.holder = excluded.holder THEN 0 ELSE 1 END
-			WHERE lease.holder = excluded.holder OR lease.expires_at < clock_timestamp()`, l.holder, l.ttl.Seconds())
-		ok = r.RowsAffected == 1
-		return r.Error
+		fence = nil
+		return w.DB.Raw(`INSERT INTO lease (name, holder, epoch, expires_at, term) VALUES ('owner', ?, 1, clock_timestamp() + make_interval(secs => ?), ?)
+			ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at, term = excluded.term,
+				epoch = lease.epoch + CASE WHEN lease.holder = excluded.holder AND lease.term = excluded.term THEN 0 ELSE 1 END
+			WHERE lease.term = excluded.term AND lease.holder = excluded.holder
+				OR lease.term <= excluded.term AND lease.expires_at < clock_timestamp()
+				OR lease.term < excluded.term AND ?
+			RETURNING epoch`, l.holder, l.ttl.Seconds(), int64(term), force).Scan(&fence).Error
 	})
-	return ok, err
+	if err != nil || len(fence) == 0 {
+		return false, err
+	}
+	l.fence.Store(fence[0])
+	return true, nil
 }
 
 func (l *Lease) release(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, giveBack)
 	defer cancel()
 	err := l.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		return w.DB.Exec("UPDATE lease SET expires_at = clock_timestamp() WHERE name = 'owner' AND holder = ?", l.holder).Error

@@ -6,6 +6,13 @@
 // a subscriber; the next one leaves when the one before is taken. Subscribers do not wait for each other: each has a
 // window of its own. The relay ends only with its context; errors make it try again.
 //
+// A relay that was cut off does no harm. What it reads and what it marks names the fence of its lease: after another process has taken
+// that, it neither sees newer messages nor removes what the other one has to send. What it had read before it sends in order, and the
+// other one sends the same again.
+//
+// The way to a subscriber can be closed, for a change of its transport: then nothing is on its way, and everything that was not taken
+// is in the outbox.
+//
 // Where commits are announced in their order (SQLite), a subscriber that is not behind gets its messages from memory; a
 // read of the outbox costs as much as handling a message. Whoever is behind reads, and everybody does after a start.
 package relay
@@ -36,7 +43,19 @@ type Config struct {
 	Workers int           // messages on their way to one subscriber at a time
 	Window  int           // messages of one subscriber in memory
 	Sweep   time.Duration // how often rows are looked for that nobody has announced
+	Fence   func() int64  // of the lease by which the relay runs, on PostgreSQL; nil for none
+	// Guard opens and closes the way to a subscriber, which is closed at first, until ctx ends; nil leaves all ways open.
+	Guard func(ctx context.Context, subscriber string, way *Way)
 }
+
+// Way is the way to a subscriber.
+type Way struct{ leg *leg }
+
+// Open lets messages go.
+func (w *Way) Open() { w.leg.start() }
+
+// Close lets no more go, and returns when none is on its way.
+func (w *Way) Close() { w.leg.stop() }
 
 // Relay is the sending end of one module.
 type Relay struct {
@@ -85,6 +104,14 @@ func (r *Relay) running() map[string]*leg {
 	return nil
 }
 
+// fence is that of the lease; 0 for none.
+func (r *Relay) fence() int64 {
+	if r.cfg.Fence == nil || r.inOrder() {
+		return 0
+	}
+	return r.cfg.Fence()
+}
+
 // Oldest is when the oldest message was committed that a subscriber has not taken; false if there is none.
 func (r *Relay) Oldest() (time.Time, bool) {
 	at := r.oldest.Load()
@@ -100,12 +127,17 @@ func (r *Relay) Run(ctx context.Context, subscribers []string) error {
 	list := map[string]*leg{}
 	for _, name := range subscribers {
 		l := &leg{relay: r, ctx: ctx, work: work, subscriber: name, wake: make(chan struct{}, 1), slots: make(chan struct{}, r.cfg.Workers), open: map[int64]bool{}, queues: map[string][]row{}}
-		l.wake <- struct{}{}
+		l.closed, l.closing = true, func() {}
 		list[name] = l
 	}
 	r.legs.Store(&list)
-	for _, l := range list {
+	for name, l := range list {
 		legs.Go(l.run)
+		if r.cfg.Guard == nil {
+			l.start()
+			continue
+		}
+		legs.Go(func() { r.cfg.Guard(ctx, name, &Way{l}) })
 	}
 	marker.Go(func() { r.mark(work, stop) })
 	legs.Go(func() { r.sweep(ctx, subscribers) })
@@ -127,8 +159,12 @@ type leg struct {
 	slots      chan struct{}
 
 	mu      sync.Mutex
-	ended   bool             // nothing new is sent
-	from    int64            // where reading goes on, see start
+	ended   bool            // nothing new is sent, for good
+	closed  bool            // nothing is sent for now
+	sends   context.Context // ends when the way closes
+	closing context.CancelFunc
+	ways    int              // how often the way was closed
+	from    int64            // where reading goes on, see begin
 	floors  []floor          // PostgreSQL: how far reading had come, and when
 	caught  bool             // everything announced so far was read: the next delivery may come from memory
 	missed  int              // announcements that came while it was not
@@ -168,11 +204,11 @@ const (
 	floorEvery = 10 * time.Second
 )
 
-// start is where to read from, under the lock. On SQLite rows appear in the order of their ids, and reading goes on where
+// begin is where to read from, under the lock. On SQLite rows appear in the order of their ids, and reading goes on where
 // it ended. On PostgreSQL a row with a lower id may be committed later, and read after one of the same key that was
 // committed later still: going on after the highest id would send that one first. One statement sees commits of a key in
 // their order, so each reading begins below whatever may still be committed.
-func (l *leg) start() int64 {
+func (l *leg) begin() int64 {
 	if l.relay.inOrder() {
 		return l.from
 	}
@@ -192,6 +228,37 @@ func (l *leg) start() int64 {
 // inOrder says whether rows appear in the order of their ids.
 func (r *Relay) inOrder() bool { return r.store.DB().Dialect() == database.SQLite }
 
+// start opens the way.
+func (l *leg) start() {
+	l.mu.Lock()
+	if l.closed && !l.ended {
+		l.closed = false
+		l.sends, l.closing = context.WithCancel(l.ctx)
+	}
+	l.mu.Unlock()
+	l.nudge()
+}
+
+// stop closes the way. What was read and not taken is forgotten here, and read again when the way opens.
+func (l *leg) stop() {
+	l.mu.Lock()
+	l.closed = true
+	closing := l.closing
+	l.mu.Unlock()
+	closing()
+	l.sending.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, taken := range l.open {
+		if !taken {
+			delete(l.open, id)
+		}
+	}
+	l.pending, l.bytes, l.from, l.floors, l.caught = 0, 0, 0, nil, false
+	l.missed++
+	l.ways++
+}
+
 func (l *leg) rewind(to int64) {
 	l.mu.Lock()
 	switch {
@@ -209,7 +276,7 @@ func (l *leg) rewind(to int64) {
 // offer takes a delivery from memory if nothing is unread before it, or else has it read.
 func (l *leg) offer(d unit.Delivery, inOrder bool) {
 	l.mu.Lock()
-	if !inOrder || !l.caught || d.ID < l.from || l.full() || l.ended {
+	if !inOrder || !l.caught || d.ID < l.from || l.full() || l.ended || l.closed {
 		l.mu.Unlock()
 		l.rewind(d.ID)
 		return
@@ -276,11 +343,11 @@ func (l *leg) run() {
 func (l *leg) read() (more bool, err error) {
 	l.mu.Lock()
 	free := l.relay.cfg.Window - l.pending
-	if l.full() {
+	if l.closed || l.full() {
 		l.mu.Unlock()
-		return false, nil // taking a message nudges
+		return false, nil // opening the way, and taking a message, nudges
 	}
-	from, missed, limit := l.start(), l.missed, free+len(l.open)
+	from, missed, ways, limit := l.begin(), l.missed, l.ways, free+len(l.open)
 	l.reading = true
 	l.mu.Unlock()
 	rows, all, err := l.query(from, limit)
@@ -289,6 +356,9 @@ func (l *leg) read() (more bool, err error) {
 	defer l.forget()
 	if err != nil {
 		return true, err
+	}
+	if l.closed || l.ways != ways {
+		return false, nil // it was closed meanwhile
 	}
 	taken := 0
 	for _, r := range rows {
@@ -330,11 +400,18 @@ var readNext = map[database.Dialect]string{
 	database.Postgres: "SELECT " + rowColumns + " FROM outbox WHERE id = ANY (ARRAY (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ? ORDER BY outbox_id LIMIT ?)) ORDER BY id",
 }
 
+// readFenced sees nothing for a relay that was cut off. Fence and rows are of one snapshot.
+const readFenced = "SELECT " + rowColumns + " FROM outbox WHERE id = ANY (ARRAY (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ? AND ? = (SELECT epoch FROM lease WHERE name = 'owner') ORDER BY outbox_id LIMIT ?)) ORDER BY id"
+
 const rowColumns = "id, message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, payload"
 
 // query reads up to limit rows; all says that there are no others.
 func (l *leg) query(from int64, limit int) (rows []row, all bool, err error) {
-	found, err := database.Statements(l.relay.store.Read(l.ctx)).Rows(readNext[l.relay.store.DB().Dialect()], l.subscriber, from, limit)
+	statement, args := readNext[l.relay.store.DB().Dialect()], []any{l.subscriber, from, limit}
+	if fence := l.relay.fence(); fence != 0 {
+		statement, args = readFenced, []any{l.subscriber, from, fence, limit}
+	}
+	found, err := database.Statements(l.relay.store.Read(l.ctx)).Rows(statement, args...)
 	if err != nil {
 		return nil, false, err
 	}
@@ -361,7 +438,7 @@ func (l *leg) sendKey(key string) {
 	for {
 		l.mu.Lock()
 		queue := l.queues[key]
-		if len(queue) == 0 || l.ctx.Err() != nil {
+		if len(queue) == 0 || l.closed || l.ctx.Err() != nil {
 			delete(l.queues, key) // what is left stays in the outbox
 			l.mu.Unlock()
 			return
@@ -390,7 +467,7 @@ func (l *leg) sendOne(r row) bool {
 			break
 		}
 		l.relay.log.Warn("message not taken, will send it again", "module", m.Source, "subscriber", l.subscriber, "message", m.Name, "id", m.ID, "error", err)
-		if !pause(l.ctx, delay+rand.N(delay)) {
+		if !pause(l.sends, delay+rand.N(delay)) {
 			return false
 		}
 		delay = min(2*delay, 5*time.Second)
@@ -464,7 +541,7 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 		full.Stop()
 		delay := 50 * time.Millisecond
 		for {
-			err := r.store.DB().Write(work, func(tx *gorm.DB) error { return deleteTaken(tx, batch) }, database.Lazy)
+			err := r.store.DB().Write(work, func(tx *gorm.DB) error { return deleteTaken(tx, batch, r.fence()) }, database.Lazy)
 			if err == nil {
 				break
 			}
@@ -492,8 +569,13 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 	}
 }
 
-func deleteTaken(tx *gorm.DB, batch []mark) error {
+// deleteTaken deletes nothing for a relay that was cut off. The lock makes who takes the lease wait for the commit.
+func deleteTaken(tx *gorm.DB, batch []mark, fence int64) error {
 	db := database.Statements(tx)
+	rightful, token := "", []any(nil)
+	if fence != 0 {
+		rightful, token = " AND EXISTS (SELECT 1 FROM lease WHERE name = 'owner' AND epoch = ? FOR SHARE)", []any{fence}
+	}
 	bySubscriber := map[string][]int64{}
 	var all []int64
 	for _, m := range batch {
@@ -503,7 +585,7 @@ func deleteTaken(tx *gorm.DB, batch []mark) error {
 	for s, ids := range bySubscriber {
 		for chunk := range slices.Chunk(ids, markSizes[len(markSizes)-1]) {
 			list, args := idList(db, chunk)
-			if err := db.Later(nil, "DELETE FROM delivery WHERE subscriber = ? AND outbox_id "+list, append([]any{s}, args...)...); err != nil {
+			if err := db.Later(nil, "DELETE FROM delivery WHERE subscriber = ? AND outbox_id "+list+rightful, append(append([]any{s}, args...), token...)...); err != nil {
 				return err
 			}
 		}

@@ -167,9 +167,20 @@ type getProductInput struct {
 }
 
 type getProductOutput struct {
-	Status int
-	ETag   string `header:"ETag"`
-	Body   productBody
+	Status       int
+	ETag         string `header:"ETag"`
+	CacheControl string `header:"Cache-Control"`
+	Body         productBody
+}
+
+// public is for answers that are the same for everybody. A gateway keeps them, and forgets them when the catalog changes; one that
+// does not hear of it shows the old ones for these seconds. Browsers ask each time.
+const public = "public, max-age=0, s-maxage=10"
+
+// publicList is a list that may be kept.
+type publicList[T any] struct {
+	CacheControl string `header:"Cache-Control"`
+	Body         rest.List[T]
 }
 
 func (c *catalog) get(ctx context.Context, in *getProductInput) (*getProductOutput, error) {
@@ -181,7 +192,7 @@ func (c *catalog) get(ctx context.Context, in *getProductInput) (*getProductOutp
 	if err != nil {
 		return nil, err
 	}
-	out := &getProductOutput{Status: http.StatusOK, ETag: `"` + strconv.FormatInt(p.Version, 10) + `"`, Body: encode(p)}
+	out := &getProductOutput{Status: http.StatusOK, ETag: `"` + strconv.FormatInt(p.Version, 10) + `"`, CacheControl: public, Body: encode(p)}
 	if in.IfNoneMatch != "" && names(in.IfNoneMatch, p.Version) {
 		out.Status = http.StatusNotModified
 	}
@@ -207,7 +218,7 @@ type listProductsInput struct {
 	Sort     string `query:"sort" enum:"sku,name,price" default:"sku"`
 }
 
-func (c *catalog) list(ctx context.Context, in *listProductsInput) (*rest.Answer[rest.List[productBody]], error) {
+func (c *catalog) list(ctx context.Context, in *listProductsInput) (*publicList[productBody], error) {
 	patterns, err := product.Patterns(in.Q)
 	if err != nil {
 		return nil, err
@@ -229,7 +240,7 @@ func (c *catalog) list(ctx context.Context, in *listProductsInput) (*rest.Answer
 	if err != nil {
 		return nil, err
 	}
-	return rest.Reply(list), nil
+	return &publicList[productBody]{CacheControl: public, Body: list}, nil
 }
 
 type listPricesInput struct {
@@ -280,7 +291,7 @@ type categoryBody struct {
 	Name string `json:"name" minLength:"1" maxLength:"200"`
 }
 
-func (c *catalog) listCategories(ctx context.Context, in *rest.Page) (*rest.Answer[rest.List[categoryBody]], error) {
+func (c *catalog) listCategories(ctx context.Context, in *rest.Page) (*publicList[categoryBody], error) {
 	if in.Cursor != "" {
 		if _, err := product.ParseSlug(in.Cursor); err != nil {
 			return nil, badCursor()
@@ -290,7 +301,7 @@ func (c *catalog) listCategories(ctx context.Context, in *rest.Page) (*rest.Answ
 	if err != nil {
 		return nil, err
 	}
-	return rest.Reply(list), nil
+	return &publicList[categoryBody]{CacheControl: public, Body: list}, nil
 }
 
 type addCategoryInput struct{ Body categoryBody }

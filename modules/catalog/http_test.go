@@ -98,6 +98,12 @@ func TestLifeOfAProduct(t *testing.T) {
 		if tag := got.Header.Get("ETag"); tag != `"1"` {
 			t.Errorf("ETag %s", tag)
 		}
+		for public, want := range map[string]string{path: "public, max-age=0, s-maxage=10", "/api/products": "public, max-age=0, s-maxage=10", "/api/categories": "public, max-age=0, s-maxage=10",
+			"/api/products/report": "", path + "/prices": ""} {
+			if got := h.Do("GET", public, moduletest.Staff, nil).Want(t, 200).Header.Get("Cache-Control"); got != want {
+				t.Errorf("%s may be kept for %q, want %q", public, got, want)
+			}
+		}
 		if r := h.Do("GET", path, moduletest.Nobody, nil, "If-None-Match", `W/"1"`).Want(t, 304); len(r.Body) != 0 {
 			t.Errorf("304 with body %s", r.Body)
 		}

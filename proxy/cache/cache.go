@@ -20,6 +20,7 @@ import (
 // Info is what the gateway knows of a request beside the request itself.
 type Info struct {
 	Subject string // verified; "" for a stranger
+	Module  string // a change by one of its routes may change what all the others answer; "" only what lies at the same path
 	Route   string // pattern, as in "/api/products/{sku}"; their number is bounded
 	Epoch   uint64 // of the route's module: grows when somebody else answers for it
 	Secure  bool   // the client came over TLS
@@ -233,6 +234,9 @@ func (x *exchange) change() {
 
 func (x *exchange) forget(h http.Header) {
 	n := x.c.store.purge(label{byPath, x.r.URL.Path})
+	if x.info.Module != "" {
+		n += x.c.store.purge(label{byTag, x.info.Module})
+	}
 	for _, name := range []string{"Location", "Content-Location"} {
 		line := first(h[name])
 		if line == "" {
@@ -603,6 +607,9 @@ func (f *fetch) born(h http.Header) time.Time {
 }
 
 func (x *exchange) entry(status int, h http.Header, t terms, tags []string, born time.Time) *entry {
+	if m := x.info.Module; m != "" && !slices.Contains(tags, m) {
+		tags = append(slices.Clip(tags), m)
+	}
 	e := &entry{
 		key: x.key, status: status, header: h, tags: tags, epoch: x.info.Epoch, born: born, terms: t,
 		etag: first(h["Etag"]), changed: first(h["Last-Modified"]), varied: make([]string, len(t.vary)),

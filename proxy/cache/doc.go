@@ -18,7 +18,8 @@
 //
 // Purging and storing are ordered: an answer that was asked for before a purge and arrives after it is not kept. A
 // request with an unsafe method forgets its path (all queries and variants of it, on every host) and the paths of
-// Location and Content-Location before its client is answered, so that whoever has seen the answer sees the change. One
+// Location and Content-Location before its client is answered, so that whoever has seen the answer sees the change. Of a
+// module of ours it forgets all: a price is in lists, too. Its name is a tag of all its answers, so that others can be told. One
 // that ends with 5xx or breaks off may have changed something, and forgets as well; one that ends with 4xx has not.
 //
 // # Epochs

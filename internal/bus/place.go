@@ -1,0 +1,223 @@
+package bus
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	wm "github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/banyan-go/banyan/internal/ownership"
+)
+
+// place is where the modules are, as far as this process puts it in force.
+//
+// Each module of the process has somebody who tends it: while this side owns it, its relay, timers and retries run by its lease, its
+// queue is consumed and its requests are answered; when it does not, all of that has ended. Routes to other modules follow by
+// themselves (route.go).
+type place struct {
+	mu       sync.Mutex
+	records  map[string]ownership.Record
+	changed  chan struct{}      // closed when anything below or above changes
+	tended   map[string]uint64  // module -> version of its record that the process has put in force
+	unsteady map[[2]string]bool // routes that change their transport: publisher, subscriber
+	follower *ownership.Follower
+}
+
+func newPlace() *place {
+	return &place{records: map[string]ownership.Record{}, changed: make(chan struct{}), tended: map[string]uint64{}, unsteady: map[[2]string]bool{}}
+}
+
+// look is the record of a module.
+func (b *Bus) look(module string) ownership.Record {
+	b.place.mu.Lock()
+	defer b.place.mu.Unlock()
+	return b.place.records[module]
+}
+
+// alter changes something of the place and tells everybody who waits.
+func (b *Bus) alter(fn func(*place)) {
+	b.place.mu.Lock()
+	fn(b.place)
+	close(b.place.changed)
+	b.place.changed = make(chan struct{})
+	b.place.mu.Unlock()
+	b.settled()
+}
+
+// Follow puts the records in force, from now on and as they change. Before Run.
+func (b *Bus) Follow(owners *ownership.Owners) {
+	b.placed = true
+	b.place.follower = owners.Follow(func(records []ownership.Record) {
+		b.alter(func(p *place) {
+			for _, r := range records {
+				p.records[r.Module] = r
+			}
+		})
+	})
+	records := owners.Records()
+	b.alter(func(p *place) {
+		for _, r := range records {
+			p.records[r.Module] = r
+		}
+	})
+}
+
+// settled says which versions are in force here: the module is tended by it, and no route to or from it is on its way from one transport
+// to another.
+func (b *Bus) settled() {
+	b.place.mu.Lock()
+	done := map[string]uint64{}
+	for m, r := range b.place.records {
+		version := r.Version
+		if b.parts[m] != nil {
+			version = b.place.tended[m]
+		}
+		for route := range b.place.unsteady {
+			if route[0] == m || route[1] == m {
+				version = 0
+			}
+		}
+		done[m] = version
+	}
+	follower := b.place.follower
+	b.place.mu.Unlock()
+	if follower == nil {
+		return
+	}
+	for m, version := range done {
+		if version > 0 {
+			follower.Done(m, version)
+		}
+	}
+}
+
+// owns says whether this process is of the side that owns a module by its record.
+func (b *Bus) owns(r ownership.Record) bool {
+	switch {
+	case b.parts[r.Module] == nil || r.Held():
+		return false
+	case b.opts.Only != "":
+		return r.Owner == ownership.Away
+	}
+	return r.Owner == ownership.Home
+}
+
+// here says whether a module's messages and requests are handled in this process.
+func (b *Bus) here(module string) bool {
+	if !b.placed {
+		return b.parts[module] != nil
+	}
+	return b.owns(b.look(module))
+}
+
+// tend does the owner-only work of a module whenever this side owns it.
+func (b *Bus) tend(ctx context.Context, p *part) {
+	if !b.placed {
+		b.lead(ctx, p, ownership.Record{})
+		return
+	}
+	name := p.module.Name
+	for ctx.Err() == nil {
+		r := b.look(name)
+		same := func() bool { return b.look(name).Version == r.Version }
+		if !b.owns(r) {
+			b.alter(func(pl *place) { pl.tended[name] = r.Version })
+			b.await(ctx, same)
+			continue
+		}
+		b.opts.Log.Log(ctx, level(r), "the owner now", "module", name, "owner", r.Owner, "epoch", r.Epoch)
+		owned, end := context.WithCancel(ctx)
+		var work sync.WaitGroup
+		work.Go(func() { b.lead(owned, p, r) })
+		b.alter(func(pl *place) { pl.tended[name] = r.Version })
+		for {
+			b.await(ctx, same)
+			now := b.look(name)
+			if ctx.Err() != nil || !b.owns(now) || now.Epoch != r.Epoch {
+				break
+			}
+			r = now // another share of requests, say: the owner stays
+			b.alter(func(pl *place) { pl.tended[name] = r.Version })
+		}
+		end()
+		work.Wait()
+		b.opts.Log.Log(ctx, level(b.look(name)), "the owner no more", "module", name)
+	}
+}
+
+// level is that of what is said of an owner: one that was never another is no news.
+func level(r ownership.Record) slog.Level {
+	if r.Epoch <= 1 {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+// await waits as long as something holds, or until ctx ends.
+func (b *Bus) await(ctx context.Context, holds func() bool) {
+	for ctx.Err() == nil {
+		b.place.mu.Lock()
+		changed := b.place.changed
+		b.place.mu.Unlock()
+		if !holds() {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+}
+
+// lead is the work of the owner until ctx ends: relay, timers and retries by the lease, and, with a broker, what others send.
+func (b *Bus) lead(ctx context.Context, p *part, r ownership.Record) {
+	var all sync.WaitGroup
+	if b.opts.Broker != nil {
+		all.Go(func() { b.listen(ctx, p) })
+		all.Go(func() { b.answerOthers(ctx, p) })
+	}
+	p.lease.Run(ctx, r.Epoch, func(owned context.Context) {
+		b.own(owned, p)
+		if b.ending() {
+			p.timers.Stop() // before the lease is given back: who has it next calls the effects that have not begun
+		}
+	})
+	all.Wait()
+}
+
+func (b *Bus) ending() bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.ends
+}
+
+// listen consumes the queue of a module until ctx ends.
+func (b *Bus) listen(ctx context.Context, p *part) {
+	for ctx.Err() == nil {
+		router, err := wm.NewRouter(wm.RouterConfig{CloseTimeout: closeTimeout}, b.watermillLogger())
+		if err == nil {
+			subscriber := b.opts.Broker.Subscriber(b.barriers(p))
+			router.AddConsumerHandler(p.module.Name, p.module.Name, subscriber, func(msg *wm.Message) error { return b.consume(p, msg) })
+			err = router.Run(ctx)
+		}
+		if ctx.Err() == nil {
+			b.opts.Log.Error("queue is not consumed, will try again", "module", p.module.Name, "error", err)
+			pause(ctx, time.Second)
+		}
+	}
+}
+
+const closeTimeout = 20 * time.Second
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,142 @@
+package ownership
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/errs"
+)
+
+// situation is what a change is judged by.
+type situation struct {
+	shared    bool   // both sides can have the module's store open: PostgreSQL
+	broker    string // as this process sees it
+	asks      map[string]bool
+	processes []Process // that live
+	self      Process
+}
+
+// plan is the record after a change. What cannot be is a Conflict or Invalid; what only has to wait for something is Unavailable.
+func plan(s situation, from Record, w Wish) (Record, error) {
+	to := from
+	to.Wish = w
+	if err := w.Check(); err != nil {
+		return to, errs.New(errs.Invalid, "%s: %w", from.Module, err)
+	}
+	owner := w.Placement.owner()
+	if from.Wish == w && (from.Owner == owner || from.Step == Closing) {
+		return from, nil
+	}
+	if err := s.allows(from, w); err != nil {
+		return to, err
+	}
+	to.Refused = ""
+	switch {
+	case from.Step == Closing && owner == from.Owner:
+		to.Step = Settling // nobody else has the store yet
+	case owner == from.Owner:
+		to.Step = max(from.Step, Settling)
+	case s.shared:
+		to.Owner, to.Epoch, to.Step = owner, from.Epoch+1, Settling
+	default:
+		to.Step = Closing
+	}
+	return to, nil
+}
+
+// allows says what stands in the way.
+func (s situation) allows(from Record, w Wish) error {
+	m := from.Module
+	refuse := func(format string, args ...any) error { return errs.New(errs.Conflict, format, args...) }
+	wait := func(format string, args ...any) error { return errs.New(errs.Unavailable, format, args...) }
+	if w.Placement == Local {
+		return nil // nothing blocks the way home
+	}
+	if from.Step != Settled && w.Placement.owner() != from.Owner {
+		return refuse("%s is in the middle of a change (%s); wait for it (banyan placement status), or set it to local", m, from.Wish)
+	}
+	if w.Placement == Retired && (from.Placement != Remote || from.Step != Settled) {
+		return refuse("%s is %s; only a module that is remote, and has settled there, can be retired", m, from.Placement)
+	}
+	if !s.shared && (w.Placement == Shadow || w.Placement == Canary) {
+		return refuse("%s cannot be in %s: its SQLite file has one process; move the store to PostgreSQL first (database.driver: postgres), or go to remote in one step", m, w.Placement)
+	}
+	var there []Process
+	for _, p := range s.processes {
+		if p.Module == m {
+			there = append(there, p)
+		}
+	}
+	if len(there) == 0 {
+		return wait("no process serves %s alone; start one with `banyan serve --only %s` on the same configuration", m, m)
+	}
+	for _, p := range there {
+		if apart := skew(s.self.Names, p.Names); apart != "" {
+			return refuse("%s runs %s, whose contracts are more than one released version apart: %s; bring both within one version of each other", p.Label(), p.Program, apart)
+		}
+	}
+	if w.Placement.owner() == Home && !s.asks[m] {
+		return nil // requests alone go out, and nothing of them needs the broker
+	}
+	for _, b := range append([]Process{{ID: "here", Broker: s.broker}}, there...) {
+		switch b.Broker {
+		case BrokerReady:
+		case BrokerNone:
+			return refuse("%s needs a broker between the processes, and %s has none; set bus.rabbitmq.url", m, b.ID)
+		default:
+			return wait("the broker cannot be reached by %s: %s", b.ID, b.Broker)
+		}
+	}
+	return nil
+}
+
+// alive are the processes whose registration has not run out.
+func alive(processes []Process, ttl time.Duration) []Process {
+	return slices.DeleteFunc(slices.Clone(processes), func(p Process) bool { return p.Age > ttl })
+}
+
+// waitsFor names what a change still waits for; nothing when it is done.
+func waitsFor(r Record, live []Process) []string {
+	var waits []string
+	owners := 0
+	for _, p := range live {
+		mine := p.Module == "" && r.Owner == Home || p.Module == r.Module && r.Owner == Away
+		if p.Follows[r.Module] < r.Version {
+			waits = append(waits, p.Label()+" to follow")
+		} else if mine {
+			owners++
+		}
+	}
+	if owners == 0 && r.Step != Closing {
+		waits = append(waits, fmt.Sprintf("a process of the owner (%s)", r.Owner))
+	}
+	slices.Sort(waits)
+	return waits
+}
+
+// next is the record after the step that all live processes follow; false if there is nothing to do.
+func next(r Record, live []Process) (Record, bool) {
+	if r.Step == Settled || len(waitsFor(r, live)) > 0 {
+		return r, false
+	}
+	if r.Step == Closing {
+		r.Owner, r.Epoch, r.Step = r.Placement.owner(), r.Epoch+1, Settling
+		return r, true
+	}
+	r.Step = Settled
+	return r, true
+}
+
+// disagreement names the processes of the shop that are configured otherwise; "" if there are none.
+func disagreement(module, wish string, live []Process) string {
+	var others []string
+	for _, p := range live {
+		if p.Module == "" && p.Wishes[module] != wish {
+			others = append(others, fmt.Sprintf("%s says %q", p.ID, p.Wishes[module]))
+		}
+	}
+	slices.Sort(others)
+	return strings.Join(others, ", ")
+}

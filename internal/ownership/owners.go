@@ -1,0 +1,413 @@
+package ownership
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/errs"
+)
+
+// Options say what a process is, and what it brings.
+type Options struct {
+	Self    Process                // ID, Module, Program, Names, Address
+	Modules []string               // all there are
+	Asks    map[string]bool        // modules that ask others while they answer
+	Shared  bool                   // a store can be open on both sides: PostgreSQL
+	Wishes  func() map[string]Wish // what is configured; nil for a process that has no say
+	Broker  func() string          // how the broker is; nil for none
+	TTL     time.Duration          // how soon a process that does not register counts as gone
+	Log     *slog.Logger
+}
+
+// Owners is what a process knows of the records, and its part in changing them.
+type Owners struct {
+	registry  Registry
+	o         Options
+	followers []*Follower
+	nudge     chan struct{}
+
+	mu      sync.Mutex
+	current Snapshot
+	trouble error
+	said    map[string]string // module -> why its wish waits
+}
+
+// Follower is a part of the process that puts records in force.
+type Follower struct {
+	owners *Owners
+	fn     func([]Record)
+	mu     sync.Mutex
+	done   map[string]uint64
+}
+
+// Open reads the records. Run keeps them fresh.
+func Open(ctx context.Context, registry Registry, o Options) (*Owners, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.TTL == 0 {
+		o.TTL = 6 * time.Second
+	}
+	own := &Owners{registry: registry, o: o, nudge: make(chan struct{}, 1), said: map[string]string{}}
+	own.o.Self.StartedAt = time.Now().UTC()
+	snap, err := registry.Read(ctx)
+	own.current = snap
+	return own, err
+}
+
+// Self is this process.
+func (o *Owners) Self() Process { return o.o.Self }
+
+// Follow has fn called with all records before Run begins to change anything and at each change, one call at a time. The follower says
+// which of them are in force. Before Run.
+func (o *Owners) Follow(fn func([]Record)) *Follower {
+	f := &Follower{owners: o, fn: fn, done: map[string]uint64{}}
+	o.followers = append(o.followers, f)
+	return f
+}
+
+// Done says that a version of a module's record is in force in this part of the process.
+func (f *Follower) Done(module string, version uint64) {
+	f.mu.Lock()
+	news := f.done[module] < version
+	f.done[module] = max(f.done[module], version)
+	f.mu.Unlock()
+	if news {
+		f.owners.Nudge()
+	}
+}
+
+func (f *Follower) version(module string) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.done[module]
+}
+
+// Nudge has the process look, and register, now.
+func (o *Owners) Nudge() {
+	select {
+	case o.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// Record is where a module is, as far as is known here.
+func (o *Owners) Record(module string) Record {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.current.record(module)
+}
+
+// Records are all of them, by name of the module.
+func (o *Owners) Records() []Record {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.current.records(o.o.Modules)
+}
+
+func (s Snapshot) record(module string) Record {
+	if r, ok := s.Records[module]; ok {
+		return r
+	}
+	return first(module)
+}
+
+func (s Snapshot) records(modules []string) []Record {
+	list := make([]Record, len(modules))
+	for i, m := range modules {
+		list[i] = s.record(m)
+	}
+	slices.SortFunc(list, func(a, b Record) int { return cmp.Compare(a.Module, b.Module) })
+	return list
+}
+
+const pollEvery = time.Second
+
+// Run follows the records, registers the process and does its part until ctx ends; then the process is known to be gone.
+func (o *Owners) Run(ctx context.Context) error {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() {
+		if err := o.registry.Watch(ctx, o.Nudge); err != nil && ctx.Err() == nil {
+			o.o.Log.Warn("placements are not watched, only looked at every second", "error", err)
+		}
+	})
+	followed := o.Records()
+	o.follow(followed)
+	registered := time.Time{}
+	var last Process
+	for ctx.Err() == nil {
+		err := o.read(ctx)
+		if err == nil {
+			// Not what this read has changed: others of the process read too.
+			if records := o.Records(); !slices.Equal(records, followed) {
+				followed = records
+				o.follow(records)
+			}
+			now := o.present()
+			if time.Since(registered) >= o.o.TTL/3 || !maps.Equal(now.Follows, last.Follows) || !maps.Equal(now.Wishes, last.Wishes) || now.Broker != last.Broker {
+				if err = o.registry.Register(ctx, now); err == nil {
+					registered, last = time.Now(), now
+				}
+			}
+		}
+		if err == nil && o.o.Self.Module == "" {
+			err = o.decide(ctx)
+		}
+		o.note(ctx, err)
+		select {
+		case <-ctx.Done():
+		case <-o.nudge:
+		case <-time.After(pollEvery):
+		}
+	}
+	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := o.registry.Leave(leaving, o.o.Self.ID); err != nil {
+		o.o.Log.Warn("registration not taken back, it will run out", "error", err)
+	}
+	return nil
+}
+
+func (o *Owners) read(ctx context.Context) error {
+	snap, err := o.registry.Read(ctx)
+	if err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for m, r := range snap.Records {
+		// A store that was restored from a backup, or a replica behind: nothing goes back.
+		if before := o.current.record(m); before.Version > r.Version {
+			snap.Records[m] = before
+		}
+	}
+	o.current = snap
+	return nil
+}
+
+func (o *Owners) follow(records []Record) {
+	for _, f := range o.followers {
+		f.fn(records)
+	}
+}
+
+// follows is what all parts of the process have in force.
+func (o *Owners) follows() map[string]uint64 {
+	all := map[string]uint64{}
+	for _, m := range o.o.Modules {
+		version := o.Record(m).Version
+		for _, f := range o.followers {
+			version = min(version, f.version(m))
+		}
+		if version > 0 {
+			all[m] = version
+		}
+	}
+	return all
+}
+
+// present is this process as it is now.
+func (o *Owners) present() Process {
+	p := o.o.Self
+	p.Follows, p.Broker = o.follows(), o.broker()
+	if o.o.Wishes != nil {
+		p.Wishes = map[string]string{}
+		for m, w := range o.o.Wishes() {
+			p.Wishes[m] = w.String()
+		}
+	}
+	return p
+}
+
+func (o *Owners) broker() string {
+	if o.o.Broker == nil {
+		return BrokerNone
+	}
+	return o.o.Broker()
+}
+
+// note says once that the records cannot be reached, and that they can be again.
+func (o *Owners) note(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	o.mu.Lock()
+	before := o.trouble
+	o.trouble = err
+	o.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		o.o.Log.Warn("the control store cannot be reached; everything stays where it is", "error", err)
+	case err == nil && before != nil:
+		o.o.Log.Info("the control store can be reached again")
+	}
+}
+
+// Trouble is why nothing can change just now; nil if it can.
+func (o *Owners) Trouble() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.trouble
+}
+
+func (o *Owners) situation(s Snapshot) situation {
+	return situation{shared: o.o.Shared, broker: o.broker(), asks: o.o.Asks, processes: alive(s.Processes, o.o.TTL), self: o.o.Self}
+}
+
+func (o *Owners) snapshot() Snapshot {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.current
+}
+
+// decide takes the next step of each change, and makes configured values wishes when they have changed.
+func (o *Owners) decide(ctx context.Context) error {
+	snap := o.snapshot()
+	s := o.situation(snap)
+	var failed []error
+	for _, m := range o.o.Modules {
+		r := snap.record(m)
+		if to, ok := next(r, s.processes); ok {
+			failed = append(failed, o.move(ctx, r, to, Cause{Caller: o.o.Self.Label(), Reason: "every live process follows"}))
+			continue
+		}
+		if o.o.Wishes != nil {
+			failed = append(failed, o.wish(ctx, s, r))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// move is a change of this process's own accord: another one may be faster.
+func (o *Owners) move(ctx context.Context, from, to Record, cause Cause) error {
+	err := o.registry.Move(ctx, from, to, cause)
+	if err == nil || errors.Is(err, ErrMoved) {
+		o.Nudge()
+		return nil
+	}
+	return err
+}
+
+func (o *Owners) wish(ctx context.Context, s situation, r Record) error {
+	w, configured := o.o.Wishes()[r.Module]
+	if !configured || w.String() == cmp.Or(r.Wished, string(Local)) {
+		o.say(r.Module, "")
+		return nil
+	}
+	cause := Cause{Caller: "configuration of " + o.o.Self.Label(), Reason: "modules." + r.Module + ".placement is " + w.String()}
+	if others := disagreement(r.Module, w.String(), s.processes); others != "" {
+		o.say(r.Module, "the processes of the shop are configured differently: "+others+"; here it is "+w.String())
+		return nil
+	}
+	to, err := plan(s, r, w)
+	switch {
+	case err == nil:
+		o.say(r.Module, "")
+		to.Refused = ""
+	case errs.Is(err, errs.Unavailable):
+		o.say(r.Module, err.Error())
+		return nil
+	default:
+		o.say(r.Module, "")
+		o.o.Log.Error("configured placement refused", "module", r.Module, "wish", w.String(), "error", err)
+		to = r
+		to.Refused, cause.Reason = err.Error(), cause.Reason+": refused"
+	}
+	to.Wished = w.String()
+	return o.move(ctx, r, to, cause)
+}
+
+// say notes why a wish waits, and logs it once.
+func (o *Owners) say(module, why string) {
+	o.mu.Lock()
+	news := o.said[module] != why
+	o.said[module] = why
+	o.mu.Unlock()
+	if news && why != "" {
+		o.o.Log.Warn("configured placement waits", "module", module, "why", why)
+	}
+}
+
+// Set changes where a module is.
+func (o *Owners) Set(ctx context.Context, module string, w Wish, cause Cause) (Record, error) {
+	return o.change(ctx, module, cause, func(Record) (Wish, error) { return w, nil })
+}
+
+// Replace is Set if the module is still where somebody has seen it; else ErrMoved.
+func (o *Owners) Replace(ctx context.Context, module string, seen, w Wish, epoch uint64, cause Cause) (Record, error) {
+	return o.change(ctx, module, cause, func(r Record) (Wish, error) {
+		if r.Wish != seen || r.Epoch != epoch {
+			return w, ErrMoved
+		}
+		return w, nil
+	})
+}
+
+func (o *Owners) change(ctx context.Context, module string, cause Cause, wish func(Record) (Wish, error)) (Record, error) {
+	if !slices.Contains(o.o.Modules, module) {
+		return Record{}, errs.New(errs.NotFound, "there is no module %q, only %v", module, o.o.Modules)
+	}
+	if err := o.read(ctx); err != nil {
+		return Record{}, err
+	}
+	snap := o.snapshot()
+	from := snap.record(module)
+	w, err := wish(from)
+	if err != nil {
+		return from, err
+	}
+	to, err := plan(o.situation(snap), from, w)
+	if err != nil || to == from {
+		return from, err
+	}
+	if err := o.registry.Move(ctx, from, to, cause); err != nil {
+		return from, err
+	}
+	defer o.Nudge()
+	if err := o.read(ctx); err != nil {
+		return to, err
+	}
+	return o.Record(module), nil
+}
+
+// Status is how a module is doing on its way.
+type Status struct {
+	Record
+	Configured string   `json:"configured,omitempty"`
+	Waits      []string `json:"waits,omitempty"` // what the change waits for, or the wish
+}
+
+// Status is that of each module, and the processes that live.
+func (o *Owners) Status() ([]Status, []Process) {
+	snap := o.snapshot()
+	live := alive(snap.Processes, o.o.TTL)
+	var list []Status
+	for _, r := range snap.records(o.o.Modules) {
+		s := Status{Record: r}
+		if r.Step != Settled {
+			s.Waits = waitsFor(r, live)
+		}
+		if o.o.Wishes != nil {
+			s.Configured = o.o.Wishes()[r.Module].String()
+		}
+		o.mu.Lock()
+		if why := o.said[r.Module]; why != "" {
+			s.Waits = append(s.Waits, why)
+		}
+		o.mu.Unlock()
+		list = append(list, s)
+	}
+	return list, live
+}
+
+// Journal is what has happened to a module, the latest first.
+func (o *Owners) Journal(ctx context.Context, module string, limit int) ([]Entry, error) {
+	return o.registry.Journal(ctx, module, limit)
+}

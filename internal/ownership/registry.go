@@ -1,0 +1,226 @@
+package ownership
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// Snapshot is what the store of the records says at a moment.
+type Snapshot struct {
+	Records   map[string]Record // of modules that have ever been looked at
+	Processes []Process         // that have registered lately, also those that are gone since
+}
+
+// Registry is where the records and the registrations are.
+type Registry interface {
+	Read(ctx context.Context) (Snapshot, error)
+	// Register says that a process runs, and what of it.
+	Register(ctx context.Context, p Process) error
+	// Leave says that it runs no more.
+	Leave(ctx context.Context, id string) error
+	// Move puts to in the place of the record with version from (0: there is none), or is ErrMoved.
+	Move(ctx context.Context, from Record, to Record, cause Cause) error
+	// Journal is what has happened to a module, the latest first.
+	Journal(ctx context.Context, module string, limit int) ([]Entry, error)
+	// Watch calls changed when another process may have changed something, until ctx ends.
+	Watch(ctx context.Context, changed func()) error
+}
+
+// ErrMoved: somebody else has changed the record meanwhile.
+var ErrMoved error = errs.New(errs.Conflict, "the placement was changed by somebody else meanwhile; look at it again")
+
+// channel is where processes on one PostgreSQL database tell each other of changes.
+const channel = "banyan_placement"
+
+// forgetAfter is how long a process that is gone is remembered.
+const forgetAfter = time.Hour
+
+// Store is the registry in the control store.
+type Store struct {
+	db    *database.DB
+	store *unit.Store
+}
+
+// NewStore is the registry on the control store.
+func NewStore(db *database.DB) *Store {
+	return &Store{db: db, store: unit.New(db, unit.Options{Module: database.Control})}
+}
+
+type placementRow struct {
+	Module, Placement, Owner, Step, Wish, Refused string
+	Reads, Writes                                 int
+	Epoch, Version                                int64
+	ChangedAt                                     time.Time
+}
+
+func (r placementRow) record() Record {
+	return Record{
+		Module: r.Module, Wish: Wish{Placement: Placement(r.Placement), Reads: r.Reads, Writes: r.Writes}, Owner: Side(r.Owner),
+		Epoch: uint64(r.Epoch), Version: uint64(r.Version), Step: Step(r.Step), Wished: r.Wish, Refused: r.Refused, ChangedAt: r.ChangedAt,
+	}
+}
+
+// Read reads records and registrations.
+func (s *Store) Read(ctx context.Context) (Snapshot, error) {
+	snap := Snapshot{Records: map[string]Record{}}
+	var rows []placementRow
+	if err := s.store.Read(ctx).Raw("SELECT module, placement, reads, writes, owner, epoch, version, step, wish, refused, changed_at FROM placement").Scan(&rows).Error; err != nil {
+		return snap, fmt.Errorf("placements: %w", err)
+	}
+	for _, r := range rows {
+		snap.Records[r.Module] = r.record()
+	}
+	var processes []struct {
+		Body   string
+		SeenAt time.Time
+		Now    time.Time
+	}
+	now, args := "clock_timestamp()", []any{}
+	if s.db.Dialect() == database.SQLite {
+		now, args = "?", []any{s.store.Clock().Now()}
+	}
+	if err := s.store.Read(ctx).Raw("SELECT body, seen_at, "+now+" AS now FROM process ORDER BY id", args...).Scan(&processes).Error; err != nil {
+		return snap, fmt.Errorf("processes: %w", err)
+	}
+	for _, r := range processes {
+		var p Process
+		if err := json.Unmarshal([]byte(r.Body), &p); err != nil {
+			return snap, fmt.Errorf("processes: %w", err)
+		}
+		p.Age = r.Now.Sub(r.SeenAt)
+		snap.Processes = append(snap.Processes, p)
+	}
+	return snap, nil
+}
+
+// clock is the store's own, for those that share it.
+func (s *Store) clock(w *unit.Work) (string, []any) {
+	if w.Dialect() == database.Postgres {
+		return "clock_timestamp()", nil
+	}
+	return "?", []any{w.Now()}
+}
+
+// Register writes a registration. The others are told when it says something new.
+func (s *Store) Register(ctx context.Context, p Process) error {
+	body, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return s.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		now, at := s.clock(w)
+		var before []string
+		if err := w.DB.Raw("SELECT body FROM process WHERE id = ?", p.ID).Scan(&before).Error; err != nil {
+			return err
+		}
+		args := append(append([]any{p.ID, string(body)}, at...), at...)
+		err := w.DB.Exec("INSERT INTO process (id, body, seen_at) VALUES (?, ?, "+now+") ON CONFLICT (id) DO UPDATE SET body = excluded.body, seen_at = "+now, args...).Error
+		if err != nil {
+			return err
+		}
+		if len(before) == 1 && before[0] == string(body) {
+			return nil
+		}
+		if err := w.DB.Exec("DELETE FROM process WHERE seen_at < ?", w.Now().Add(-forgetAfter)).Error; err != nil {
+			return err
+		}
+		return tell(w)
+	})
+}
+
+// Leave removes a registration.
+func (s *Store) Leave(ctx context.Context, id string) error {
+	return s.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		if err := w.DB.Exec("DELETE FROM process WHERE id = ?", id).Error; err != nil {
+			return err
+		}
+		return tell(w)
+	})
+}
+
+func tell(w *unit.Work) error {
+	if w.Dialect() != database.Postgres {
+		return nil
+	}
+	return w.DB.Exec("SELECT pg_notify(?, '')", channel).Error
+}
+
+// Move changes a record, and writes it in the journal.
+func (s *Store) Move(ctx context.Context, from, to Record, cause Cause) error {
+	was, err := json.Marshal(from)
+	if err != nil {
+		return err
+	}
+	evidence := []byte("null")
+	if cause.Evidence != nil {
+		if evidence, err = json.Marshal(cause.Evidence); err != nil {
+			return fmt.Errorf("evidence: %w", err)
+		}
+	}
+	return s.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		to := to
+		to.Version, to.ChangedAt = from.Version+1, w.Now()
+		is, err := json.Marshal(to)
+		if err != nil {
+			return err
+		}
+		values := []any{string(to.Placement), to.Reads, to.Writes, string(to.Owner), int64(to.Epoch), int64(to.Version), string(to.Step), to.Wished, to.Refused, to.ChangedAt}
+		r := w.DB.Exec("UPDATE placement SET placement = ?, reads = ?, writes = ?, owner = ?, epoch = ?, version = ?, step = ?, wish = ?, refused = ?, changed_at = ? WHERE module = ? AND version = ?",
+			append(values, to.Module, int64(from.Version))...)
+		if from.Version == 0 {
+			r = w.DB.Exec("INSERT INTO placement (placement, reads, writes, owner, epoch, version, step, wish, refused, changed_at, module) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (module) DO NOTHING",
+				append(values, to.Module)...)
+		}
+		if r.Error != nil {
+			return r.Error
+		}
+		if r.RowsAffected == 0 {
+			return ErrMoved
+		}
+		err = w.DB.Exec(`INSERT INTO placement_journal (module, at, caller, reason, "from", "to", evidence) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			to.Module, w.Now(), cause.Caller, cause.Reason, string(was), string(is), string(evidence)).Error
+		if err != nil {
+			return err
+		}
+		return tell(w)
+	})
+}
+
+// Journal reads the latest entries of a module, or of all with "".
+func (s *Store) Journal(ctx context.Context, module string, limit int) ([]Entry, error) {
+	var rows []struct {
+		ID                     int64
+		Module, Caller, Reason string
+		At                     time.Time
+		From, To, Evidence     string
+	}
+	err := s.store.Read(ctx).Raw(`SELECT id, module, at, caller, reason, "from", "to", evidence FROM placement_journal WHERE ? = '' OR module = ? ORDER BY id DESC LIMIT ?`, module, module, limit).Scan(&rows).Error
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	entries := []Entry{}
+	for _, r := range rows {
+		e := Entry{ID: r.ID, Module: r.Module, At: r.At, Caller: r.Caller, Reason: r.Reason}
+		if r.Evidence != "null" {
+			e.Evidence = json.RawMessage(r.Evidence)
+		}
+		for text, into := range map[string]*Record{r.From: &e.From, r.To: &e.To} {
+			if err := json.Unmarshal([]byte(text), into); err != nil {
+				return nil, fmt.Errorf("journal entry %d: %w", r.ID, err)
+			}
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// Watch waits for notifications.
+func (s *Store) Watch(ctx context.Context, changed func()) error {
+	return s.db.Listen(ctx, channel, func(string) { changed() })
+}
