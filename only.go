@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -47,6 +48,9 @@ func serveOnly(ctx context.Context, cfg config.Config, name string, out, errOut 
 	}
 	log := telemetry.NewLogger(errOut, cfg.Log).With("only", name)
 	started := time.Now()
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("data: %w", err)
+	}
 	listener, err := net.Listen("tcp", cfg.Addr)
 	if err != nil {
 		return fmt.Errorf("addr: %w; give another address with --addr", err)
@@ -119,6 +123,7 @@ type only struct {
 	server   *http.Server
 	operator *http.Server
 	runs     []func(context.Context) error
+	consul   *consul
 	draining atomic.Bool
 	log      *slog.Logger
 }
@@ -208,7 +213,10 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr 
 	if err != nil {
 		return nil, err
 	}
-	p.server, err = p.newServer(cfg, d.Name, verifier.Middleware(readOnlyCopies(router)), own, registry)
+	if p.consul, err = openConsul(cfg, d.Name, addr, own.Ping, log); err != nil {
+		return nil, err
+	}
+	p.server, err = p.newServer(cfg, d.Name, verifier.Middleware(proxy.Deadline(readOnlyCopies(router))), own, registry)
 	if err != nil {
 		return nil, err
 	}
@@ -316,11 +324,13 @@ func (p *only) run(ctx context.Context, cfg config.Config, listener, operators n
 		})
 	}
 	ready()
+	leave := p.consul.begin(work)
 	select {
 	case <-ctx.Done():
 	case <-gctx.Done():
 	}
 	p.log.Info("draining")
+	leave()
 	p.draining.Store(true)
 	until, cancel := context.WithTimeout(work, cfg.ShutdownTimeout)
 	defer cancel()

@@ -312,7 +312,7 @@ func (s *shell) run(t *testing.T, name string) {
 	if err != nil {
 		at := min(len(parts)-1, len(commands)-1)
 		logs := ""
-		for _, f := range []string{"shop.log", "replica-1.log", "replica-2.log", "replay.log", "migrate.log", "progress.log"} {
+		for _, f := range []string{"shop.log", "replica-1.log", "replica-2.log", "replay.log", "payments.log", "migrate.log", "progress.log"} {
 			if b, err := os.ReadFile(filepath.Join(s.dir, f)); err == nil {
 				logs += "\n" + f + ":\n" + string(b[max(0, len(b)-2000):])
 			}
@@ -403,7 +403,7 @@ func TestREADMECommands(t *testing.T) {
 		newShell(t, binary,
 			"postgres://postgres:secret@127.0.0.1:5432/banyan", "'"+dsn+"'", "postgres://127.0.0.1:5432/banyan", "'"+databasetest.Bare(t, dsn)+"'",
 			"127.0.0.1:8081", free(t), "127.0.0.1:8082", free(t), "127.0.0.1:9091", free(t), "127.0.0.1:9092", free(t),
-			"127.0.0.1:8084", free(t), "127.0.0.1:9094", free(t), "127.0.0.1:9101", free(t), "127.0.0.1:9191", free(t)).run(t, "postgres")
+			"amqp://banyan:secret@127.0.0.1:5672/banyan", "'"+testinfra.Rabbit(t).URL()+"'", "127.0.0.1:9101", free(t), "127.0.0.1:9191", free(t)).run(t, "postgres")
 	})
 	t.Run("replay", func(t *testing.T) {
 		t.Parallel()

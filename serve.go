@@ -62,6 +62,13 @@ func serve(ctx context.Context, cfg config.Config, from config.Options, out, err
 		return fmt.Errorf("admin_addr: %w; is another process running? give another address with --admin-addr", err)
 	}
 	defer func() { _ = operators.Close() }()
+	var plain net.Listener
+	if cfg.Gateway.TLS.HTTP != "" {
+		if plain, err = net.Listen("tcp", cfg.Gateway.TLS.HTTP); err != nil {
+			return fmt.Errorf("gateway.tls.http_addr: %w; is another process running?", err)
+		}
+		defer func() { _ = plain.Close() }()
+	}
 	tracing, err := telemetry.OpenTracing(ctx, cfg.Telemetry, version(), log)
 	if err != nil {
 		return err
@@ -82,6 +89,10 @@ func serve(ctx context.Context, cfg config.Config, from config.Options, out, err
 			log.Error("the changed configuration is refused; the one before stays in force", "error", err)
 		})
 	})
+	shop.plain = plain
+	if shop.consul, err = openConsul(cfg, "banyan", public.Addr(), shop.reachable, log); err != nil {
+		return err
+	}
 	if err := sayAdmin(ctx, shop.stores["users"], out); err != nil {
 		return err
 	}
@@ -105,6 +116,8 @@ type shop struct {
 	stores   map[string]*unit.Store
 	gateway  *proxy.Gateway
 	operator *http.Server
+	consul   *consul
+	plain    net.Listener                  // beside a public port of TLS; nil for none
 	tls      *certs.Public                 // of the public port; nil for plain HTTP
 	runs     []func(context.Context) error // beside the bus, until it ends
 	log      *slog.Logger
@@ -206,7 +219,7 @@ func (s *shop) openGateway(cfg config.Config, keys *control.Ring, store *databas
 		Modules: modules.All(), Local: router, Verifier: verifier, Revocations: s.set.Sessions, Ready: s.ready, Keys: keys.JWKS,
 		Extra:  map[string]http.Handler{"/docs": documentation(s.log)},
 		Signer: assertion.NewSigner(keys, system), Endpoints: map[string][]string{},
-		Clock: system, Log: s.log, Tracer: tracing.Tracer(), Registry: registry,
+		Reports: proxy.ReportFiles(cfg.Data), Clock: system, Log: s.log, Tracer: tracing.Tracer(), Registry: registry,
 	}
 	for name, m := range cfg.Modules.Each() {
 		options.Endpoints[name] = m.Endpoints
@@ -223,7 +236,7 @@ func (s *shop) openGateway(cfg config.Config, keys *control.Ring, store *databas
 		s.runs = append(s.runs, budgets.Run)
 	}
 	if cfg.Gateway.TLS.Enabled() {
-		if s.tls, err = certs.OpenPublic(cfg.Gateway.TLS, certs.Options{Log: s.log, Metrics: metrics}); err != nil {
+		if s.tls, err = certs.OpenPublic(cfg.Gateway.TLS.In(cfg.Data), certs.Options{Log: s.log, Metrics: metrics}); err != nil {
 			return fmt.Errorf("gateway.tls: %w", err)
 		}
 		s.runs = append(s.runs, s.tls.Run)
@@ -293,6 +306,15 @@ func sayAdmin(ctx context.Context, store *unit.Store, out io.Writer) error {
 func (s *shop) run(ctx context.Context, cfg config.Config, public, operators net.Listener, ready func()) error {
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	server, plain := s.gateway.Server(), s.gateway.Server()
+	if s.plain != nil {
+		// Before the certificates are asked for: without the port the CA is not to ask there.
+		plain.Handler = s.tls.Challenges(s.gateway.ToTLS(portOf(public)))
+	}
+	if s.tls != nil {
+		server.TLSConfig = s.tls.TLS()
+		public = tls.NewListener(public, server.TLSConfig)
+	}
 	g, gctx := errgroup.WithContext(work)
 	g.Go(func() error { return s.bus.Run(gctx) })
 	g.Go(func() error { return s.set.Sessions.Run(gctx) })
@@ -305,11 +327,6 @@ func (s *shop) run(ctx context.Context, cfg config.Config, public, operators net
 			return errors.Join(err, g.Wait())
 		}
 	}
-	server := s.gateway.Server()
-	if s.tls != nil {
-		server.TLSConfig = s.tls.TLS()
-		public = tls.NewListener(public, server.TLSConfig)
-	}
 	serveOn := func(server *http.Server, l net.Listener) {
 		g.Go(func() error {
 			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -319,18 +336,23 @@ func (s *shop) run(ctx context.Context, cfg config.Config, public, operators net
 		})
 	}
 	serveOn(server, public)
+	if s.plain != nil {
+		serveOn(plain, s.plain)
+	}
 	serveOn(s.operator, operators)
 	ready()
+	leave := s.consul.begin(work)
 	select {
 	case <-ctx.Done():
 	case <-gctx.Done(): // something ended that should not
 	}
 	s.log.Info("draining")
+	leave()
 	s.gateway.Drain()
 	until, cancel := context.WithTimeout(work, cfg.ShutdownTimeout)
 	defer cancel()
 	err := server.Shutdown(until)
-	err = errors.Join(err, s.gateway.Close(until))
+	err = errors.Join(err, plain.Shutdown(until), s.gateway.Close(until))
 	end() // the bus finishes what is on its way
 	err = errors.Join(err, s.operator.Shutdown(until), g.Wait())
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -363,6 +385,19 @@ func (s *shop) ready(ctx context.Context, name string) (bool, any) {
 		status = "unavailable"
 	}
 	return reachable > 0, map[string]any{"status": status, "delivering": delivering, "modules": states}
+}
+
+// reachable is ready for Consul.
+func (s *shop) reachable(ctx context.Context) error {
+	if ready, _ := s.ready(ctx, ""); !ready {
+		return errors.New("no store can be reached")
+	}
+	return nil
+}
+
+func portOf(l net.Listener) string {
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
 }
 
 func url(l net.Listener) string {

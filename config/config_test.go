@@ -214,9 +214,8 @@ func TestWrongInput(t *testing.T) {
 		{"variable", Options{Environ: environ("BANYAN_LOG_LEVLE=info")}, []string{"BANYAN_LOG_LEVLE: no key has this variable; did you mean BANYAN_LOG_LEVEL (log.level)?"}},
 		{"flag", Options{Flags: map[string]string{"adr": "x"}}, []string{"adr: there is no such key; did you mean addr?"}},
 		{"placement", Options{Environ: environ("BANYAN_MODULES_PAYMENTS_PLACEMENT=remot")}, []string{`modules.payments.placement: "remot" is not local, shadow, canary, remote or retired`}},
-		{"placement without a process", Options{Environ: environ("BANYAN_MODULES_PAYMENTS_PLACEMENT=remote")}, []string{"modules.payments.endpoints: is empty, but modules.payments.placement is remote"}},
-		{"placement on a store of one process", Options{Environ: environ("BANYAN_MODULES_PAYMENTS_PLACEMENT=remote", "BANYAN_MODULES_PAYMENTS_ENDPOINTS=http://127.0.0.1:9101")},
-			[]string{"modules.payments.placement: remote needs a store that two processes can share; set database.driver to postgres"}},
+		{"canary on a store of one process", Options{Environ: environ("BANYAN_MODULES_PAYMENTS_PLACEMENT=canary", "BANYAN_MODULES_PAYMENTS_CANARY_READS=100")},
+			[]string{"modules.payments.placement: canary needs a store that two processes can share; set database.driver to postgres, or go to remote in one step"}},
 		{"canary of writes alone", Options{Environ: environ("BANYAN_MODULES_PAYMENTS_CANARY_WRITES=100")}, []string{"modules.payments.canary.writes: 100 is not between 0 and modules.payments.canary.reads"}},
 		{"list of groups in a variable", Options{Environ: environ("BANYAN_GATEWAY_UPSTREAMS=legacy")}, []string{"gateway.upstreams: is a list of groups of keys, which can be set in a file only (from BANYAN_GATEWAY_UPSTREAMS)"}},
 		{"part of a module", Options{Flags: map[string]string{"modules.catalog.currency": "pounds"}}, []string{`modules.catalog.currency: "pounds" is not`}},
@@ -349,8 +348,8 @@ func TestSecretsAreMasked(t *testing.T) {
 			t.Errorf("%s is masked but does not exist", key)
 		}
 	}
-	if masked != len(secrets)+2 { // and those whose type is secret.Text
-		t.Errorf("%d keys are secret, want %d", masked, len(secrets)+2)
+	if masked != len(secrets)+3 { // and those whose type is secret.Text
+		t.Errorf("%d keys are secret, want %d", masked, len(secrets)+3)
 	}
 }
 

@@ -52,7 +52,9 @@ type Options struct {
 	// Ready says whether a module can work, and what to tell about it; "" asks for all of the process. nil is always ready.
 	Ready func(ctx context.Context, module string) (ready bool, body any)
 	// Extra are handlers beside the modules, by path: "/docs" answers for all below it too, "/" for itself alone.
-	Extra    map[string]http.Handler
+	Extra map[string]http.Handler
+	// Reports keep what comparisons have found; nil keeps nothing beyond this process.
+	Reports  Reports
 	Clock    clock.Clock
 	Log      *slog.Logger
 	Tracer   trace.Tracer          // nil makes no spans
@@ -89,6 +91,7 @@ type Gateway struct {
 	placements    Placements
 	remotes       map[string]*remote // by module or foreign upstream
 	doors         map[string]*door   // by module
+	reports       Reports
 	metrics       *metrics
 	probes        probes
 
@@ -124,7 +127,7 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	g := &Gateway{
 		cfg: cfg, log: o.Log, clock: o.Clock, tracer: o.Tracer, trusted: trusted, hosts: map[string]bool{}, verifier: o.Verifier,
 		revocations: o.Revocations, tokens: newTokens(cachedTokens), visitors: newTokens(cachedTokens), ready: o.Ready, modules: map[string]bool{}, probes: probes{found: map[string]readiness{}},
-		descriptors: o.Modules, local: o.Local, signer: o.Signer, placements: o.Placements, remotes: map[string]*remote{}, progress: map[string]gate.Progress{},
+		descriptors: o.Modules, local: o.Local, signer: o.Signer, placements: o.Placements, reports: o.Reports, remotes: map[string]*remote{}, progress: map[string]gate.Progress{},
 		doors: map[string]*door{}, changed: make(chan struct{}),
 	}
 	if g.log == nil {
@@ -166,6 +169,11 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	}
 	if err := g.checkAggregates(); err != nil {
 		return nil, err
+	}
+	if o.Registry != nil {
+		if err := o.Registry.Register(verdicts{g}); err != nil {
+			return nil, err
+		}
 	}
 	if o.Keys != nil {
 		extras := map[string]http.Handler{"/.well-known/jwks.json": token.JWKSHandler(o.Keys)}

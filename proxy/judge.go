@@ -118,6 +118,9 @@ func (g *Gateway) move(ctx context.Context, from, to Placement, evidence any) {
 		g.log.Error("a module could not be moved", "module", from.Module, "from", from.State, "to", to.State, "error", err)
 		return
 	}
+	if err == nil {
+		g.metrics.moves.WithLabelValues(from.Module, string(to.State)).Inc()
+	}
 	g.log.Warn("a module was moved by its gates", "module", from.Module, "from", from.State, "to", to.State, "reads", to.Reads, "evidence", evidence)
 }
 

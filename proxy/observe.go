@@ -64,6 +64,7 @@ type metrics struct {
 	placement *prometheus.GaugeVec
 	waiting   *prometheus.GaugeVec
 	stale     *prometheus.CounterVec
+	moves     *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -93,11 +94,14 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		stale: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "banyan_gateway_stale_total", Help: "Requests that a second process sent back because it knows of a newer epoch; they were routed again.",
 		}, []string{"module"}),
+		moves: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "banyan_gate_moves_total", Help: "Moves of a module by its gates, by the placement it went to.",
+		}, []string{"module", "to"}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.sent, m.refused, m.epoch, m.placement, m.waiting, m.stale} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.sent, m.refused, m.epoch, m.placement, m.waiting, m.stale, m.moves} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -122,6 +122,13 @@ func (g *Gateway) openModule(m module.Descriptor, targets []string, o Options) (
 	if err != nil {
 		return nil, err
 	}
+	if g.reports != nil {
+		if found, err := g.reports.Load(m.Name); err != nil {
+			g.log.Warn("what the comparison has found before cannot be read; it begins anew", "module", m.Name, "error", err)
+		} else if found != nil {
+			mirror.Restore(*found)
+		}
+	}
 	made := &remote{name: m.Name, up: up, copies: copies, mirror: mirror}
 	made.monitor, err = gate.NewMonitor(g.cfg.Gates, func(v gate.Verdict) { g.tripped(m.Name, v) })
 	return made, err
@@ -190,6 +197,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return g.judge(ctx) })
+	if g.reports != nil {
+		group.Go(func() error { return g.report(ctx) })
+	}
 	return group.Wait()
 }
 
@@ -237,6 +247,9 @@ func (g *Gateway) apply(list []Placement) error {
 			continue
 		}
 		to := t.placements[name]
+		if before != nil && to.State == Shadow && before.placements[name].State != Shadow {
+			r.mirror.Reset() // it may be another version by now
+		}
 		if before == nil || before.placements[name].moved() != to.moved() {
 			share := to.share()
 			r.monitor.Begin(gate.Stage{Epoch: t.epoch, Placement: string(to.State), Share: share, Control: share < all}, now)

@@ -2,7 +2,12 @@ package proxy
 
 import (
 	"log/slog"
+	"net"
 	"net/http"
+	"strings"
+
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/rest"
 )
 
 // Server is an HTTP server for the gateway, with the limits that a handler cannot set. Serve it, and to end call
@@ -21,4 +26,37 @@ func (g *Gateway) Server() *http.Server {
 		MaxHeaderBytes:    g.cfg.Limits.HeaderBytes,
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug), // clients that break off, mostly
 	}
+}
+
+// ToTLS is for a port of plain HTTP beside one of TLS: it sends everybody who reads to https at the port, and refuses the rest, whose
+// body has been sent in the open already.
+func (g *Gateway) ToTLS(port string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		host = strings.Trim(host, "[]")
+		protect(w.Header(), false)
+		refuse := func(status int, kind errs.Kind, detail string) {
+			w.Header()["Connection"] = closing
+			rest.WriteProblem(w, newProblem(r.Context(), status, kind, detail), 0)
+		}
+		switch {
+		case host == "" || !g.allowsHost(r.Host):
+			refuse(http.StatusMisdirectedRequest, errs.Malformed, "this host is not served here")
+			return
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			refuse(http.StatusForbidden, errs.Forbidden, "this is answered over https alone")
+			return
+		}
+		at := host
+		if port != "443" {
+			at = net.JoinHostPort(host, port)
+		} else if strings.Contains(host, ":") {
+			at = "[" + host + "]"
+		}
+		w.Header().Set("Location", "https://"+at+r.URL.RequestURI())
+		w.WriteHeader(http.StatusPermanentRedirect)
+	})
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that has to hold before a change is taken: format, vet, staticcheck, all tests on both engines, and the
-# race detector over the platform. One PostgreSQL serves the whole run.
+# race detector over the platform. One PostgreSQL and one RabbitMQ serve the whole run.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -10,10 +10,11 @@ if [ "${1:-}" != inside ]; then
 		exit 1
 	fi
 	scripts/postgres.sh
+	scripts/rabbitmq.sh
 	# Built, not `go run`: that would turn every exit code into 1 and sit between us and a signal.
 	mkdir -p .bin
-	go build -o .bin/withpostgres ./internal/testinfra/withpostgres
-	BANYAN_TEST_REQUIRE=1 exec .bin/withpostgres "$0" inside
+	go build -o .bin/withservices ./internal/testinfra/withservices
+	BANYAN_TEST_REQUIRE=1 exec .bin/withservices "$0" inside
 fi
 
 began=$(date +%s)

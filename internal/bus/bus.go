@@ -19,6 +19,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -120,6 +121,7 @@ type Bus struct {
 	foreign  map[string][]string // wire name -> modules of others, as this version of the program knows them
 	place    *place
 	placed   bool // modules have owners; without, this process has all of its own
+	boundary atomic.Pointer[Boundary]
 
 	mu          sync.RWMutex
 	subscribers map[string][]string // wire name -> modules
@@ -551,7 +553,11 @@ func (b *Bus) send(ctx context.Context, subscriber string, m message.Message) er
 	if parent := unit.Traceparent(ctx); parent != "" {
 		m.Traceparent = parent
 	}
-	return b.carry(ctx, b.parts[m.Source], subscriber, encode(m))
+	p := b.parts[m.Source]
+	if x := b.boundary.Load(); x != nil && (p == nil || p.routes.of(subscriber).via != viaRabbit) {
+		return (*x).Cross(ctx, Crossing{m.Source, subscriber, m.Name}, func() error { return b.carry(ctx, p, subscriber, encode(m)) })
+	}
+	return b.carry(ctx, p, subscriber, encode(m))
 }
 
 func (b *Bus) watermillLogger() watermill.LoggerAdapter {

@@ -22,7 +22,26 @@ import (
 // Call sends a query, or a command with a command id, to the module in its name. Payload and errors cross the
 // boundary encoded, as they would to another process. It is refused inside a unit of work, which may run again and
 // must not wait.
-func (b *Bus) Call(ctx context.Context, name, commandID string, body []byte) (reply []byte, err error) {
+func (b *Bus) Call(ctx context.Context, name, commandID string, body []byte) ([]byte, error) {
+	return b.call(ctx, "", name, commandID, body)
+}
+
+// CallerOf is Call for one module, whose questions are counted as its own.
+func (b *Bus) CallerOf(module string) message.Caller { return caller{b, module} }
+
+type caller struct {
+	bus    *Bus
+	module string
+}
+
+// Call asks, and notes how long it took.
+func (c caller) Call(ctx context.Context, name, commandID string, body []byte) ([]byte, error) {
+	began := time.Now()
+	defer func() { c.bus.opts.Metrics.Calls.WithLabelValues(c.module, name).Observe(time.Since(began).Seconds()) }()
+	return c.bus.call(ctx, c.module, name, commandID, body)
+}
+
+func (b *Bus) call(ctx context.Context, from, name, commandID string, body []byte) (reply []byte, err error) {
 	if unit.Inside(ctx) {
 		return nil, errs.New(errs.Internal, "%s was asked inside a unit of work", name)
 	}
@@ -47,7 +66,7 @@ func (b *Bus) Call(ctx context.Context, name, commandID string, body []byte) (re
 	fctx := trace.ContextWithSpanContext(telemetry.WithCorrelation(far, telemetry.Correlation(ctx)), trace.SpanContextFromContext(ctx))
 	fctx, span := b.opts.Tracer.Start(fctx, "ask "+name, trace.WithSpanKind(trace.SpanKindServer))
 	defer span.End()
-	reply, err = b.ask(fctx, target, name, commandID, body)
+	reply, err = b.ask(fctx, from, target, name, commandID, body)
 	if err != nil {
 		span.RecordError(err)
 		if ctx.Err() != nil {
@@ -63,10 +82,10 @@ func (b *Bus) Call(ctx context.Context, name, commandID string, body []byte) (re
 
 // ask has a request answered where its module's owner is. While that changes it is held, and asked again with the same id: a query
 // changes nothing, and a command finds its first reply.
-func (b *Bus) ask(ctx context.Context, target, name, commandID string, body []byte) ([]byte, error) {
+func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, body []byte) ([]byte, error) {
 	for delay := askAgain; ; delay = min(2*delay, 100*time.Millisecond) {
 		if b.here(target) {
-			return b.answer(ctx, b.parts[target], name, commandID, body)
+			return b.answerHere(ctx, Crossing{from, target, name}, commandID, body)
 		}
 		if b.opts.Broker == nil {
 			return nil, errs.New(errs.Unavailable, "module %s is not here, and there is no broker to reach it by", target)

@@ -272,7 +272,10 @@ func (b *Bus) Routes() []Route {
 
 // carry sends a message the way that its route has now.
 func (b *Bus) carry(ctx context.Context, p *part, subscriber string, w *wm.Message) error {
-	route := p.routes.of(subscriber)
+	route := way{via: viaLocal}
+	if p != nil { // else somebody delivers for a module that is not here
+		route = p.routes.of(subscriber)
+	}
 	if route.via != viaRabbit {
 		w.SetContext(ctx)
 		b.mu.RLock()

@@ -425,6 +425,18 @@ func TestACMEThatFailsIsSaid(t *testing.T) {
 	}
 }
 
+func TestACMEFollowsTheDataFolder(t *testing.T) {
+	t.Parallel()
+	if got := certs.DefaultConfig().In("/var/banyan").ACME.Cache; got != filepath.Join("/var/banyan", "acme") {
+		t.Errorf("the cache is %q", got)
+	}
+	c := certs.DefaultConfig()
+	c.ACME.Cache = "/shared"
+	if got := c.In("/var/banyan").ACME.Cache; got != "/shared" {
+		t.Errorf("the cache that is configured became %q", got)
+	}
+}
+
 func TestConfigNamesTheKeyAndTheWayOut(t *testing.T) {
 	t.Parallel()
 	acme := certs.DefaultConfig().ACME
@@ -454,7 +466,9 @@ func TestConfigNamesTheKeyAndTheWayOut(t *testing.T) {
 		{with(func(a *certs.ACME) { a.Email = "Ops <ops@shop.example>" }), true, "gateway.tls.acme.email:"},
 		{with(func(a *certs.ACME) { a.Directory = "http://ca.example/dir" }), true, "gateway.tls.acme.directory: is not a URL"},
 		{with(func(a *certs.ACME) { a.Directory = "https://user:hunter2@ca.example/dir" }), true, "gateway.tls.acme.directory: is not a URL"},
-		{with(func(a *certs.ACME) { a.Cache = "" }), true, "gateway.tls.acme.cache: is empty"},
+		{certs.Config{Cert: "a", Key: "a", HTTP: ":80", ACME: acme}, true, ""},
+		{certs.Config{Cert: "a", Key: "a", HTTP: "80", ACME: acme}, true, `gateway.tls.http_addr: "80" is not host:port`},
+		{certs.Config{HTTP: ":80", ACME: acme}, false, "gateway.tls.http_addr: is given, and there is no TLS"},
 	} {
 		if got := c.config.Enabled(); got != c.enabled {
 			t.Errorf("%+v: enabled %v", c.config, got)

@@ -103,6 +103,12 @@ func start(t testing.TB, e databasetest.Engine, build func(module.Deps) *module.
 	return h
 }
 
+// foreign is an event of another module, of which the test knows the name.
+type foreign string
+
+func (f foreign) MessageName() string { return string(f) }
+func (foreign) MessageKey() string    { return "" }
+
 func (h *Harness) open() {
 	h.t.Helper()
 	ctx := context.Background()
@@ -123,16 +129,15 @@ func (h *Harness) open() {
 	o.Clock, o.Log, o.Personal = h.Clock, log, message.NewRedactor(d.Contract)
 	h.Store, h.stores = unit.New(db, o), stores
 	h.Module = h.build(module.Deps{Store: h.Store, Caller: caller{h}, Clock: h.Clock, Log: log, Files: h.Files})
-	var foreign []string
+	var others module.Descriptor
 	for _, s := range d.Subscriptions {
-		foreign = append(foreign, h.Module.Bound(s.Handler)...)
-		for _, e := range s.Events {
+		for _, e := range append(h.Module.Bound(s.Handler), s.Events...) {
 			if !strings.HasSuffix(e, "*") {
-				foreign = append(foreign, e)
+				others.Contract.Events = append(others.Contract.Events, foreign(e))
 			}
 		}
 	}
-	h.bus = bus.New(bus.DefaultConfig(), bus.Options{Foreign: foreign, Log: log})
+	h.bus = bus.New(bus.DefaultConfig(), bus.Options{Foreign: []module.Descriptor{others}, Log: log})
 	if err := h.bus.Add(h.Module, h.Store); err != nil {
 		h.t.Fatal(err)
 	}

@@ -80,7 +80,13 @@ func (s situation) allows(from Record, w Wish) error {
 	if w.Placement.owner() == Home && !s.asks[m] {
 		return nil // requests alone go out, and nothing of them needs the broker
 	}
-	for _, b := range append([]Process{{ID: "here", Broker: s.broker}}, there...) {
+	concerned := append([]Process{{ID: "this process", Broker: s.broker}}, there...)
+	for _, p := range s.processes {
+		if p.Module == "" && p.ID != s.self.ID {
+			concerned = append(concerned, p)
+		}
+	}
+	for _, b := range concerned {
 		switch b.Broker {
 		case BrokerReady:
 		case BrokerNone:

@@ -15,6 +15,7 @@ type Messages struct {
 	BlockedBy  *prometheus.GaugeVec     // module; keys blocked by a dead letter
 	Timers     *prometheus.CounterVec   // module, timer
 	Asked      *prometheus.CounterVec   // module, message, kind of error or "ok"
+	Calls      *prometheus.HistogramVec // caller, message; seconds that the caller has waited
 }
 
 // NewMessages registers the metrics; a nil registry keeps them to themselves.
@@ -37,8 +38,12 @@ func NewMessages(reg prometheus.Registerer) *Messages {
 		Name: "banyan_relay_lag_seconds", Help: "Time from the commit of a message to the end of its handling.",
 		Buckets: []float64{.0005, .001, .002, .003, .005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300},
 	}, []string{"module", "subscriber"})
+	calls := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "banyan_call_seconds", Help: "Time that a module has waited for the answer of another one.",
+		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
+	}, []string{"caller", "message"})
 	if reg != nil {
-		reg.MustRegister(lag)
+		reg.MustRegister(lag, calls)
 	}
 	return &Messages{
 		Published:  counter("banyan_messages_published_total", "Messages handed to a subscriber.", "module", "message"),
@@ -47,6 +52,7 @@ func NewMessages(reg prometheus.Registerer) *Messages {
 		Dead:       counter("banyan_messages_dead_total", "Messages that became dead letters.", "module", "handler"),
 		Duplicates: counter("banyan_messages_duplicate_total", "Messages dropped because they were handled before.", "module", "handler"),
 		Lag:        lag,
+		Calls:      calls,
 		Oldest:     gauge("banyan_outbox_oldest_seconds", "Age of the oldest message that a subscriber has not taken.", "module", "subscriber"),
 		ParkedKeys: gauge("banyan_parked_keys", "Keys whose first message waits for another attempt.", "module"),
 		BlockedBy:  gauge("banyan_dead_letters", "Dead letters that wait for an operator.", "module"),

@@ -45,13 +45,17 @@ type Consul struct {
 	Addr  string      `mapstructure:"addr"` // URL, as in http://127.0.0.1:8500
 	Token secret.Text `mapstructure:"token"`
 	Roots string      `mapstructure:"roots"` // PEM file of the roots for https; empty for those of the system
+
+	Register bool     `mapstructure:"register"` // our own process, while it takes requests
+	Service  string   `mapstructure:"service"`  // its name there; empty for the module's, or banyan for the whole shop
+	Tags     []string `mapstructure:"tags"`     // of it
 }
 
 // DefaultConfig asks the machine's resolver, and a Consul agent on the same machine.
 func DefaultConfig() Config {
 	return Config{
 		Refresh: 10 * time.Second, Timeout: 3 * time.Second, First: 10 * time.Second, EmptyAfter: 30 * time.Second,
-		Consul: Consul{Addr: "http://127.0.0.1:8500"},
+		Consul: Consul{Addr: "http://127.0.0.1:8500", Tags: []string{}},
 	}
 }
 

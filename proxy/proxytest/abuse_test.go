@@ -266,6 +266,8 @@ func TestOversizedRequests(t *testing.T) {
 				fault(t, test.fault)
 			case len(wrong) > 0:
 				t.Error(wrong)
+			case test.fault != "":
+				t.Error(mended)
 			}
 		})
 	}
@@ -368,8 +370,8 @@ func TestAClientThatDoesNotReadIsCut(t *testing.T) {
 	}
 }
 
-// TestWhatNetHTTPRefusesIsNotSeen: what is refused before it is a request appears in no count and no log of ours.
-func TestWhatNetHTTPRefusesIsNotSeen(t *testing.T) {
+// TestWhatNetHTTPRefusesIsCounted: it never is a request to us.
+func TestWhatNetHTTPRefusesIsCounted(t *testing.T) {
 	t.Parallel()
 	d, app := strict(t, nil)
 	for _, raw := range []string{"nonsense\r\n\r\n", "GET /stream HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "GET /stream" + top + "X-A: " + strings.Repeat("a", 20<<10) + "\r\n\r\n"} {
@@ -387,4 +389,5 @@ func TestWhatNetHTTPRefusesIsNotSeen(t *testing.T) {
 	if d.count("banyan_http_requests_total") == 0 {
 		fault(t, "requests that net/http refuses itself (malformed, too long, too slow to send their header) are counted nowhere")
 	}
+	t.Error(mended)
 }

@@ -82,9 +82,6 @@ func TestPiecesArriveOneByOne(t *testing.T) {
 func TestBodiesGoBothWays(t *testing.T) {
 	t.Parallel()
 	ways(t, func(t *testing.T, h2 bool, protocol, transport string) {
-		if !h2 {
-			fault(t, "over HTTP/1.1 it reads the whole body of a stream before it passes on the answer: both wait for ever")
-		}
 		f := legacy(backend(t, func(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).EnableFullDuplex()
 			in := bufio.NewReader(r.Body)
@@ -217,40 +214,31 @@ func TestTrailersOfAnAnswerKeepTheirValues(t *testing.T) {
 // TestTrailersSayNothingThatHeadersMustNot: an application that takes trailers for headers would believe them.
 func TestTrailersSayNothingThatHeadersMustNot(t *testing.T) {
 	t.Parallel()
-	const faulty = "X-Client-Ip True-Client-Ip X-Original-Url X-Original-Uri X-Rewrite-Url X-Http-Method X-Http-Method-Override X-Method-Override X-Shadow X-Tenant-Id X-Request-Timeout"
-	names := []string{"Authorization", "Cookie", "Host", "Content-Type", "Forwarded", "X-Real-Ip", "X-User-Id", "X-Banyan-Assertion", "X_User_Id", "X-Anything"}
-	pass := func(t *testing.T, names []string) []string {
-		t.Helper()
-		got := make(chan http.Header, 1)
-		d := inFrontOf(t, legacy(backend(t, func(_ http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body)
-			got <- r.Trailer.Clone()
-		})))
-		raw := post + "Trailer: " + strings.Join(names, ", ") + "\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
-		for _, n := range names {
-			raw += n + ": forged\r\n"
-		}
-		p := dial(t, d.addr)
-		p.write(raw + "\r\n")
-		if resp, _ := p.answer("POST"); resp == nil || resp.StatusCode != 200 {
-			t.Fatalf("got %+v", resp)
-		}
-		var passed []string
-		for name, values := range <-got {
-			if len(values) > 0 {
-				passed = append(passed, name)
-			}
-		}
-		return passed
+	names := strings.Fields("Authorization Cookie Host Content-Type Forwarded X-Real-Ip X-User-Id X-Banyan-Assertion X_User_Id X-Anything X-Client-Ip True-Client-Ip X-Original-Url X-Original-Uri " +
+		"X-Rewrite-Url X-Http-Method X-Http-Method-Override X-Method-Override X-Shadow X-Tenant-Id X-Request-Timeout")
+	got := make(chan http.Header, 1)
+	d := inFrontOf(t, legacy(backend(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		got <- r.Trailer.Clone()
+	})))
+	raw := post + "Trailer: " + strings.Join(names, ", ") + "\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
+	for _, n := range names {
+		raw += n + ": forged\r\n"
 	}
-	if got := pass(t, names); len(got) != 1 || got[0] != "X-Anything" {
-		t.Errorf("%v have passed, want X-Anything alone", got)
+	p := dial(t, d.addr)
+	p.write(raw + "\r\n")
+	if resp, _ := p.answer("POST"); resp == nil || resp.StatusCode != 200 {
+		t.Fatalf("got %+v", resp)
 	}
-	t.Run("all that is dropped from headers", func(t *testing.T) {
-		if got := pass(t, strings.Fields(faulty)); len(got) > 0 {
-			fault(t, fmt.Sprintf("as trailers pass %v", got))
+	var passed []string
+	for name, values := range <-got {
+		if len(values) > 0 {
+			passed = append(passed, name)
 		}
-	})
+	}
+	if len(passed) != 1 || passed[0] != "X-Anything" {
+		t.Errorf("%v have passed, want X-Anything alone", passed)
+	}
 }
 
 func TestHeadersOfAnAnswer(t *testing.T) {

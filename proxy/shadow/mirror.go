@@ -103,6 +103,21 @@ func (m *Mirror) Reset() {
 	m.state.Store(s)
 }
 
+// Restore goes on from a report instead of from nothing. Routes that are no more are left out.
+func (m *Mirror) Restore(r Report) {
+	m.Reset()
+	s := m.state.Load()
+	fresh := &state{since: r.Since, routes: s.routes}
+	for _, found := range r.Routes {
+		if known := s.routes[found.Route]; known != nil {
+			known.mu.Lock()
+			known.restore(found)
+			known.mu.Unlock()
+		}
+	}
+	m.state.Store(fresh)
+}
+
 // Report is what was found since the last reset.
 func (m *Mirror) Report() Report { return m.state.Load().report() }
 

@@ -154,6 +154,18 @@ func (r *route) report(name string) RouteReport {
 	return c
 }
 
+// restore takes up what was found before, by a process that has ended.
+func (r *route) restore(from RouteReport) {
+	r.counts, r.samples = from, from.Samples
+	r.counts.Paths, r.counts.Samples = nil, nil
+	for _, p := range from.Paths {
+		r.paths[p.Path] = &p
+	}
+	r.unsafe.Store(from.Unsafe)
+	r.dropped.Store(from.Dropped)
+	r.tooLarge.Store(from.TooLarge)
+}
+
 // state is all that a reset forgets.
 type state struct {
 	since  time.Time

@@ -15,8 +15,9 @@ type attempt struct {
 
 	// Over h1, where a connection carries one request at a time.
 	conn    *conn
-	written int64 // what had been sent on it before
-	earlier bool  // net/http has repeated it, and the one before may have been received
+	body    *stream // what it carries, if that is read from the client meanwhile
+	written int64   // what had been sent on conn before
+	earlier bool    // net/http has repeated it, and the one before may have been received
 
 	// Over h2.
 	multiple bool
@@ -30,6 +31,14 @@ func (a *attempt) use(c *conn) {
 	a.got, a.conn = true, c
 	if c != nil {
 		a.written = c.written.Load()
+		c.body.Store(a.body)
+	}
+}
+
+// end is for when the connection may carry another request.
+func (a *attempt) end() {
+	if a.conn != nil && a.body != nil {
+		a.conn.body.CompareAndSwap(a.body, nil)
 	}
 }
 

@@ -7,7 +7,9 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // body is what a request carries, over its attempts.
@@ -17,6 +19,7 @@ type body struct {
 	length   int64
 	trailers []string // names that the client has announced
 	request  *http.Request
+	control  *http.ResponseController // of the client's connection
 
 	stream *stream // of the last attempt
 	broken atomic.Pointer[error]
@@ -24,7 +27,7 @@ type body struct {
 
 // newBody takes the body of r. A short one is read now: it can be sent again then, and a slow client holds nothing of the
 // upstream while it sends. The caller finds it in r as if it had not been read. An error is the client's.
-func newBody(r *http.Request, most int) (*body, error) {
+func newBody(w http.ResponseWriter, r *http.Request, most int) (*body, error) {
 	b := &body{request: r, length: r.ContentLength}
 	for name := range r.Trailer {
 		if trailer(name) {
@@ -53,28 +56,28 @@ func newBody(r *http.Request, most int) (*body, error) {
 		r.Body, _ = b.get()
 	default:
 		b.src = r.Body
+		b.control = http.NewResponseController(w)
 	}
 	return b, nil
 }
 
-// again says whether the body can be sent once more: it is kept, or nobody has begun to read it.
-func (b *body) again() bool {
-	if b.src == nil || b.stream == nil {
-		return true
-	}
-	if b.stream.touched.Load() {
-		return false
-	}
-	// Close first, look then: a reader that comes now gets nothing.
-	b.stream.dead.Store(true)
-	return !b.stream.touched.Load()
-}
+// again says whether the body can be sent once more: it is kept, or nobody has begun to read it, and nobody does after this.
+func (b *body) again() bool { return b.src == nil || b.stream == nil || b.stream.untouched() }
 
-// end lets nobody read any more: net/http may still want to when the answer is complete.
-func (b *body) end() {
-	if b.stream != nil {
-		b.stream.dead.Store(true)
+// end lets nobody read any more: net/http may still want to when the answer is complete, and the client's body is not ours
+// then. A read that waits for the client is ended. It says whether the client's connection is as it was.
+func (b *body) end() bool {
+	if b.stream == nil || b.stream.untouched() {
+		return true // net/http does with it what it always does
 	}
+	_ = b.stream.Close()
+	// At the end of a body net/http looks already for what comes next, and must not be disturbed.
+	good := b.stream.ended.Load()
+	if !good && b.control.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return false // there is no connection that could be told
+	}
+	<-b.stream.done
+	return good
 }
 
 // sent says whether all of it was read.
@@ -95,7 +98,7 @@ func (b *body) attach(out *http.Request, protocol string) error {
 			b.copyTrailers(out.Trailer)
 		}
 	case b.src != nil:
-		b.stream = &stream{body: b}
+		b.stream = newStream(b)
 		out.Body = b.stream
 		if len(b.trailers) > 0 {
 			out.Trailer = http.Header{}
@@ -121,39 +124,81 @@ func (b *body) copyTrailers(to http.Header) {
 	}
 }
 
-// stream is a body that is read from the client while it is sent. Closing it does not close the client's: that is the
-// server's to do, and another attempt may need it.
+// stream is a body that is read from the client while it is sent. It is read by a goroutine of its own, so that whoever
+// sends it can be let go while the client is silent: net/http tells that an upstream has gone only when nobody reads the
+// body any more. Closing it does not close the client's: that is the server's to do, and another attempt may need it.
 type stream struct {
 	body     *body
 	trailers http.Header
-	touched  atomic.Bool
-	dead     atomic.Bool
-	ended    atomic.Bool
+	out      *io.PipeReader
+	in       *io.PipeWriter
+	done     chan struct{} // closed when the client's body is not read any more
+	ended    atomic.Bool   // it was read to its end
+
+	mu    sync.Mutex
+	begun bool
+	dead  bool
 }
 
 var errEnded = errors.New("upstream: the request has ended")
 
+func newStream(b *body) *stream {
+	s := &stream{body: b, done: make(chan struct{})}
+	s.out, s.in = io.Pipe()
+	return s
+}
+
 func (s *stream) Read(p []byte) (int, error) {
-	s.touched.Store(true)
-	if s.dead.Load() {
-		return 0, errEnded
+	s.mu.Lock()
+	if !s.begun && !s.dead {
+		s.begun = true
+		go s.pump()
 	}
-	n, err := s.body.src.Read(p)
-	switch {
-	case err == io.EOF:
-		if s.trailers != nil {
-			s.body.copyTrailers(s.trailers)
-		}
-		s.ended.Store(true)
-	case err != nil:
-		s.body.broken.CompareAndSwap(nil, &err)
-	}
-	return n, err
+	s.mu.Unlock()
+	return s.out.Read(p)
 }
 
 func (s *stream) Close() error {
-	s.dead.Store(true)
-	return nil
+	s.mu.Lock()
+	s.dead = true
+	s.mu.Unlock()
+	return s.out.CloseWithError(errEnded)
+}
+
+// untouched says that nobody has begun to read, and sees to it that nobody does.
+func (s *stream) untouched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dead = s.dead || !s.begun
+	return !s.begun
+}
+
+func (s *stream) pump() {
+	defer close(s.done)
+	buffer := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buffer)
+	for {
+		n, err := s.body.src.Read(buffer[:])
+		switch {
+		case err == io.EOF:
+			// Known before the last piece is sent: the upstream answers as soon as it has that.
+			if s.trailers != nil {
+				s.body.copyTrailers(s.trailers)
+			}
+			s.ended.Store(true)
+		case err != nil:
+			s.body.broken.CompareAndSwap(nil, &err)
+		}
+		if n > 0 {
+			if _, failure := s.in.Write(buffer[:n]); failure != nil {
+				return // nobody takes it any more
+			}
+		}
+		if err != nil {
+			_ = s.in.CloseWithError(err)
+			return
+		}
+	}
 }
 
 // failed is the error that reading from the client gave, or nil.
@@ -183,7 +228,9 @@ func trailer(name string) bool {
 	}
 	switch name {
 	case "Authorization", "Cache-Control", "Cookie", "Set-Cookie", "Expect", "Forwarded", "Host", "Location", "Range", "If-Match", "If-None-Match",
-		"If-Modified-Since", "If-Unmodified-Since", "If-Range", "Idempotency-Key", "X-Real-Ip", "X-Request-Id", "Www-Authenticate":
+		"If-Modified-Since", "If-Unmodified-Since", "If-Range", "Idempotency-Key", "X-Real-Ip", "X-Request-Id", "Www-Authenticate",
+		"X-Client-Ip", "True-Client-Ip", "X-Original-Url", "X-Original-Uri", "X-Rewrite-Url", "X-Http-Method", "X-Http-Method-Override", "X-Method-Override",
+		"X-Shadow", "X-Tenant-Id", "X-Request-Timeout":
 		return false
 	}
 	for _, p := range [...]string{"Content-", "X-Forwarded-", "X-User-", "X-Banyan-", "X-Accel-"} {

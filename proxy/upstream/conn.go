@@ -15,6 +15,7 @@ type conn struct {
 	net.Conn
 	endpoint *endpoint
 	written  atomic.Int64
+	body     atomic.Pointer[stream] // what is sent on it, over h1; its end ends this
 }
 
 func (c *conn) Write(b []byte) (int, error) {
@@ -25,7 +26,11 @@ func (c *conn) Write(b []byte) (int, error) {
 
 func (c *conn) Close() error {
 	c.endpoint.forget(c)
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	if s := c.body.Swap(nil); s != nil {
+		_ = s.Close()
+	}
+	return err
 }
 
 // connOf is the counting connection within what net/http shows.
@@ -88,9 +93,6 @@ func (u *Upstream) tlsConfig(addr, protocol string) *tls.Config {
 		cfg = u.tls.Clone()
 	} else {
 		cfg = &tls.Config{}
-	}
-	if cfg.MinVersion < tls.VersionTLS12 {
-		cfg.MinVersion = tls.VersionTLS12
 	}
 	if u.roots != nil {
 		cfg.RootCAs = u.roots()

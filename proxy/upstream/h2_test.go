@@ -148,6 +148,38 @@ func TestStreamIsReset(t *testing.T) {
 	}
 }
 
+// An endpoint that refuses everything is not asked for ever.
+func TestEverythingIsRefused(t *testing.T) {
+	t.Parallel()
+	var received atomic.Int64
+	g := open(t, upstream.H2C, options{}, rawH2(t, func(conn h2conn) {
+		for id := conn.request(); id != 0; id = conn.request() {
+			received.Add(1)
+			conn.reset(id, refusedStream)
+		}
+	}))
+	g.post("/", "body")
+	if r := g.result(1); r.Failure != upstream.NotSent || r.BodyGone || r.Attempts != 2 || received.Load() != 8 {
+		t.Errorf("received %d times: %+v", received.Load(), r)
+	}
+}
+
+// So is one that hangs up on every connection.
+func TestEveryConnectionIsClosed(t *testing.T) {
+	t.Parallel()
+	var conns atomic.Int64
+	g := open(t, upstream.H2C, options{}, raw(t, func(net.Conn, *bufio.Reader) { conns.Add(1) }))
+	for i := range 5 {
+		g.post("/", "body")
+		if r := g.result(i + 1); r.Started || r.Failure == upstream.None {
+			t.Errorf("%+v", r)
+		}
+	}
+	if n := conns.Load(); n > 50 {
+		t.Errorf("%d connections for 5 requests", n)
+	}
+}
+
 // A long body is streamed and cannot be sent again: the client is told, and nothing is made up.
 func TestStreamedBodyIsNotSentAgain(t *testing.T) {
 	t.Parallel()

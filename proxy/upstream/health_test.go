@@ -1,8 +1,10 @@
 package upstream_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -280,6 +282,203 @@ func TestBreakerTrips(t *testing.T) {
 	})
 }
 
+// A stream may last for hours; that it has begun is enough for a breaker that tries.
+func TestStreamIsAProbe(t *testing.T) {
+	t.Parallel()
+	var up atomic.Bool
+	g := open(t, upstream.H2C, options{call: stream, opts: upstream.Options{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if !up.Load() {
+			return nil, errors.New("nobody listens")
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}, cfg: func(c *upstream.Config) { c.Breaker.Open, c.Breaker.Probes = 10*time.Millisecond, 1 }}, backend(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	for range 5 {
+		g.post("/", "x")
+	}
+	up.Store(true)
+	eventually(t, "time for a probe", func() bool { return g.Status().Breaker == "half_open" })
+	resp, err := client(t, false).Do(g.request("GET", "/", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if s := g.Status(); s.Breaker != "closed" || s.Streams != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// hangUp is for a handler that breaks off at once. Over HTTP/1 net/http itself would wait for the body first.
+func hangUp(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
+		conn, _, _ := http.NewResponseController(w).Hijack()
+		_ = conn.Close()
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// An upstream that goes while a client sends slowly is noticed at once, not when the client sends again.
+func TestUpstreamGoesWhileClientIsSilent(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
+		for _, c := range []struct {
+			path string
+			want upstream.Result
+		}{
+			{"/silent", upstream.Result{Failure: upstream.MaybeSent, BodyGone: true}},
+			{"/begun", upstream.Result{Failure: upstream.Aborted, BodyGone: true, Started: true, Status: 200}},
+			{"/answered", upstream.Result{Failure: upstream.None, BodyGone: true, Started: true, Status: 413}},
+		} {
+			g := open(t, protocol, options{cfg: func(x *upstream.Config) { cfg(x); x.Pool.Header = 10 * time.Minute }},
+				backend(t, func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.ReadFull(r.Body, make([]byte, 1))
+					switch r.URL.Path {
+					case "/begun":
+						w.Header().Set("Content-Length", "100")
+						_ = http.NewResponseController(w).EnableFullDuplex()
+						_, _ = io.WriteString(w, "begun")
+						_ = http.NewResponseController(w).Flush()
+					case "/answered":
+						_ = http.NewResponseController(w).EnableFullDuplex()
+						w.Header().Set("Connection", "close")
+						w.WriteHeader(http.StatusRequestEntityTooLarge)
+						_, _ = io.WriteString(w, "too long")
+						return
+					}
+					hangUp(w, r)
+				}))
+			conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			_, _ = io.WriteString(conn, "POST "+c.path+" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+			got := g.result(1)
+			_ = conn.Close()
+			if got.Failure != c.want.Failure || got.Started != c.want.Started || got.Status != c.want.Status || got.BodyGone != c.want.BodyGone {
+				t.Errorf("%s: got %+v", c.path, got)
+			}
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("%s: noticed after %s", c.path, took)
+			}
+		}
+	})
+}
+
+// A client's connection is used again only after a body that has come to a good end: what follows another one is no request.
+func TestConnectionOfAClient(t *testing.T) {
+	t.Parallel()
+	const top = "POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+	long := strings.Repeat("x", 200<<10)
+	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
+		g := open(t, protocol, options{cfg: func(c *upstream.Config) {
+			cfg(c)
+			c.Health.Passive.Consecutive, c.Breaker.Consecutive, c.Breaker.Ratio = 0, 0, 0
+		}, callOf: func(r *http.Request) upstream.Call {
+			if r.URL.Path != "/refused" {
+				return upstream.Call{}
+			}
+			return upstream.Call{Prepare: func(*http.Request, int) error { return errors.New("refused") }}
+		}}, backend(t, func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/early":
+				_ = http.NewResponseController(w).EnableFullDuplex()
+				_, _ = io.ReadFull(r.Body, make([]byte, 1))
+				_, _ = io.WriteString(w, "early")
+				_ = http.NewResponseController(w).Flush()
+			case "/hang":
+				_, _ = io.ReadFull(r.Body, make([]byte, 1))
+				hangUp(w, r)
+			case "/head":
+				_ = http.NewResponseController(w).EnableFullDuplex()
+				w.WriteHeader(http.StatusNoContent)
+				_ = http.NewResponseController(w).Flush()
+				return
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+		}))
+		for name, c := range map[string]struct {
+			raw  string
+			keep bool
+		}{
+			"chunks":                      {fmt.Sprintf(top, "/") + "1\r\nx\r\n0\r\n\r\n", true},
+			"chunks with a trailer":       {fmt.Sprintf(top, "/") + "1\r\nx\r\n0\r\nX-Sum: 1\r\n\r\n", true},
+			"no chunk":                    {fmt.Sprintf(top, "/") + "0\r\n\r\n", true},
+			"length":                      {fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(long)) + long, true},
+			"refused":                     {fmt.Sprintf(top, "/refused") + "1\r\nx\r\n0\r\n\r\n", true},
+			"wrong chunk of a refused":    {fmt.Sprintf(top, "/refused") + "1\r\nx\r\nz\r\nno chunk\r\n0\r\n\r\n", false},
+			"wrong chunk":                 {fmt.Sprintf(top, "/") + "1\r\nx\r\nz\r\nno chunk\r\n0\r\n\r\n", false},
+			"wrong chunk after an answer": {fmt.Sprintf(top, "/early") + "1\r\nx\r\nz\r\nno chunk\r\n0\r\n\r\n", false},
+			"no end after an answer":      {fmt.Sprintf(top, "/head") + "1\r\nx\r\n", false},
+			"no end":                      {fmt.Sprintf(top, "/hang") + "1\r\nx\r\n", false},
+		} {
+			for range 5 {
+				conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+				_, _ = io.WriteString(conn, c.raw)
+				in := bufio.NewReader(conn)
+				resp, err := http.ReadResponse(in, nil)
+				if err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				if resp.Close == c.keep {
+					t.Errorf("%s: answered %d, kept %t", name, resp.StatusCode, !resp.Close)
+				}
+				if c.keep {
+					_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+					if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 200 {
+						t.Errorf("%s: the next request: %v, %+v", name, err, resp)
+					}
+				} else {
+					_ = conn.(*net.TCPConn).CloseWrite()
+					if rest, _ := io.ReadAll(in); len(rest) > 0 {
+						t.Errorf("%s: one more answer: %q", name, rest)
+					}
+				}
+				_ = conn.Close()
+			}
+		}
+	})
+}
+
+// A client that is not done sending when the time of the request is up is slow itself.
+func TestClientSendsTooSlowly(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, protocol string, cfg func(*upstream.Config)) {
+		g := open(t, protocol, options{cfg: cfg}, backend(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+		u := g.Upstream
+		at := serve(t, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), 50*time.Millisecond)
+			defer cancel()
+			if result := u.Serve(w, r.WithContext(ctx), upstream.Call{}); !errors.Is(result.Err, context.DeadlineExceeded) || !result.BodyGone {
+				t.Errorf("%+v", result)
+			}
+			panic(http.ErrAbortHandler)
+		})})
+		for range 6 {
+			c, err := net.Dial("tcp", strings.TrimPrefix(at, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+			_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+			if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("ends with %v", err)
+			}
+			_ = c.Close()
+		}
+		if s := g.Status(); s.Breaker != "closed" || !s.Endpoints[0].OutUntil.IsZero() {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // Slow clients hold nothing: a body is read before a place is taken.
 func TestSlowBodyTakesNoPlace(t *testing.T) {
 	t.Parallel()
@@ -375,6 +574,14 @@ func TestDiscovery(t *testing.T) {
 	}
 	s.set()
 	eventually(t, "nobody", func() bool { return errors.Is(g.Ready(), upstream.ErrNoEndpoint) })
+	// What is found after the end is not for us any more.
+	if err := g.Drain(t.Context()); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	s.set(a.addr)
+	if n := len(g.Status().Endpoints); n != 0 {
+		t.Errorf("%d endpoints after the end", n)
+	}
 }
 
 // An endpoint that goes ends what it has: requests run on, streams are told, and it is gone when both are.
@@ -488,6 +695,7 @@ func TestDrainTakesTooLong(t *testing.T) {
 		begun := make(chan struct{}, 10)
 		g := open(t, protocol, options{cfg: func(c *upstream.Config) {
 			cfg(c)
+			c.Pool.Header = 10 * time.Minute
 			c.Drain = upstream.Drain{Requests: 50 * time.Millisecond, Streams: 50 * time.Millisecond}
 		}}, backend(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/body" {
@@ -504,6 +712,7 @@ func TestDrainTakesTooLong(t *testing.T) {
 			answers[path] = answer
 			<-begun
 		}
+		begin := time.Now()
 		if err := g.Drain(t.Context()); err == nil || !strings.Contains(err.Error(), "2 requests or streams") {
 			t.Errorf("drain: %v", err)
 		}
@@ -512,6 +721,9 @@ func TestDrainTakesTooLong(t *testing.T) {
 		}
 		if got := <-answers["/body"]; got.err == nil {
 			t.Errorf("got %+v", got)
+		}
+		if took := time.Since(begin); took > 10*time.Second {
+			t.Errorf("it was not we who cut them: %s", took)
 		}
 	})
 }
@@ -605,6 +817,28 @@ func TestStreamIsNotTaken(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// The time that a stream's client has is not left behind on its connection.
+func TestRequestAfterAStream(t *testing.T) {
+	t.Parallel()
+	g := open(t, upstream.H1, options{callOf: func(r *http.Request) upstream.Call {
+		if r.URL.Path == "/stream" {
+			return stream
+		}
+		return upstream.Call{}
+	}, cfg: func(c *upstream.Config) { c.StreamIdle = time.Second }}, backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			time.Sleep(1100 * time.Millisecond)
+		}
+		_, _ = io.WriteString(w, "done")
+	}))
+	c := client(t, false)
+	for _, path := range []string{"/stream", "/"} {
+		if got := do(t, c, g.request("GET", path, "")); got.body != "done" || got.err != nil {
+			t.Errorf("%s: got %+v", path, got)
+		}
+	}
 }
 
 // A panic of the caller's own code takes no place with it.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -41,7 +42,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !result.Started:
 		h := w.Header()
-		clear(h)
+		maps.DeleteFunc(h, func(name string, _ []string) bool { return name != "Connection" })
 		h["Failure"] = []string{string(result.Failure)}
 		if result.Err != nil {
 			h["Error"] = []string{result.Err.Error()}

@@ -53,7 +53,8 @@ type Result struct {
 	// and the failure is Aborted or ClientAbort, the caller panics with http.ErrAbortHandler, so that the client does not
 	// take for complete what is not.
 	Started bool
-	// BodyGone: the request's body was read and is not kept, so the request cannot be answered elsewhere.
+	// BodyGone: the request's body was read and is not kept, so the request cannot be answered elsewhere. If it was not read to
+	// its end Serve has set "Connection: close" for whoever answers over HTTP/1.
 	BodyGone bool
 	Err      error
 	Duration time.Duration
@@ -106,14 +107,16 @@ func (x *exchange) serve() {
 	u := x.u
 	// The body first: whoever sends slowly must not hold a place while doing so.
 	var err error
-	if x.body, err = newBody(x.r, u.cfg.ReplayBody); err != nil {
+	if x.body, err = newBody(x.w, x.r, u.cfg.ReplayBody); err != nil {
 		x.fail(ClientAbort, err)
 		x.result.BodyGone = true
 		return
 	}
 	defer func() {
 		x.result.BodyGone = !x.body.again()
-		x.body.end()
+		if !x.body.end() && !x.result.Started {
+			x.hangUp()
+		}
 	}()
 	now := u.clock.Now()
 	permit, ok := u.breaker.allow(now)
@@ -141,6 +144,17 @@ func (x *exchange) serve() {
 	}
 	verdict = x.forward(e)
 }
+
+// hangUp has the client's connection closed after the answer, for a body that was not read to a good end: what follows a wrong
+// chunk, or a body that we have stopped reading, must not be taken for the next request. It also keeps net/http from reading
+// the rest of the body before it passes on an answer that begins while the client still sends.
+func (x *exchange) hangUp() {
+	if x.r.ProtoMajor == 1 {
+		x.w.Header()["Connection"] = closing
+	}
+}
+
+var closing = []string{"close"}
 
 // forward sends the request to e, or to others if that is safe and of use, and passes on the answer. e was entered.
 func (x *exchange) forward(e *endpoint) (v verdict) {
@@ -184,6 +198,10 @@ func (x *exchange) try(e *endpoint) (verdict, *endpoint) {
 	out := x.r.WithContext(carrier.prepare(ctx, a))
 	if !x.prepare(out, e, safe) {
 		return nothing, nil
+	}
+	if a.body = x.body.stream; a.body != nil {
+		defer a.end()
+		defer context.AfterFunc(ctx, func() { _ = a.body.Close() })()
 	}
 	resp, err := carrier.send(out, a)
 	if err != nil {
@@ -394,6 +412,9 @@ func (x *exchange) answer(resp *http.Response) verdict {
 	events := strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
 	flush := x.long || x.call.Flush || events || resp.ContentLength < 0
 	x.result.Started = true
+	if !x.body.sent() {
+		x.hangUp() // how it ends is not known yet
+	}
 	w.WriteHeader(resp.StatusCode)
 	if resp.Body == http.NoBody || resp.ContentLength == 0 || x.r.Method == http.MethodHead {
 		// Not flushed: over h2 the header itself must end such an answer.

@@ -657,6 +657,7 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 }
 
 // What an upstream says without being asked must not become the answer to the next request.
+// (net/http writes a line to the log of the process for each one that it finds.)
 func TestUnsolicitedAnswer(t *testing.T) {
 	t.Parallel()
 	const answer, poison = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"

@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -361,6 +365,128 @@ func TestEndpointGoesMeanwhile(t *testing.T) {
 		if e, err := u.pick(time.Now(), stream, nil); err != nil || e.addr != "127.0.0.1:2" {
 			t.Errorf("picks %v, %v", e, err)
 		}
+	}
+}
+
+// three is an upstream with as many endpoints, where nobody listens.
+func three(t *testing.T, change func(*Config)) *Upstream {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.Endpoints = []string{"http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"}
+	change(&cfg)
+	u, err := New(cfg, Options{Name: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = u.Close() })
+	return u
+}
+
+func TestChecksInARow(t *testing.T) {
+	t.Parallel()
+	u := three(t, func(c *Config) { c.Health.Active.Fails, c.Health.Active.Passes = 3, 2 })
+	e := u.endpoints[0]
+	bad := errors.New("/readyz answers 503")
+	// Each letter is a check, and each sign whether the endpoint counts as well after it.
+	const checks, want = "pfffpfpfppffpfffpp", "+++------++++++--+"
+	got := ""
+	for _, c := range checks {
+		if c == 'p' {
+			u.learn(e, nil)
+		} else {
+			u.learn(e, bad)
+		}
+		if e.well {
+			got += "+"
+		} else {
+			got += "-"
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got)\n%s", checks, diff)
+	}
+	// The very first one decides alone.
+	if u.learn(u.endpoints[1], bad); u.endpoints[1].well {
+		t.Error("one that has never been well is believed to be")
+	}
+	if u.learn(u.endpoints[1], nil); u.endpoints[1].well {
+		t.Error("one pass is taken for two")
+	}
+}
+
+func TestFailuresInARow(t *testing.T) {
+	t.Parallel()
+	u := three(t, func(c *Config) { c.Health.Passive.Consecutive = 3 })
+	e := u.endpoints[0]
+	for _, v := range []verdict{failed, answered, good, answered, failed, nothing, good, failed, failed} {
+		e.note(v)
+	}
+	if !e.out.IsZero() {
+		t.Error("is left out although it has answered in between")
+	}
+	e.note(failed)
+	if e.out.IsZero() {
+		t.Error("is not left out")
+	}
+}
+
+// What has ended is not read from any more: the server may use the connection for another request.
+func TestBodyHasEnded(t *testing.T) {
+	t.Parallel()
+	src := bytes.NewReader(make([]byte, 1000))
+	r := &http.Request{Body: io.NopCloser(src), ContentLength: 1000}
+	b, err := newBody(httptest.NewRecorder(), r, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, second http.Request
+	if err := errors.Join(b.attach(&first, H1), first.Body.Close()); err != nil || !b.again() {
+		t.Fatalf("a body that nobody has read cannot be sent again: %v", err)
+	}
+	if err := b.attach(&second, H1); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := first.Body.Read(make([]byte, 10)); n != 0 || err == nil {
+		t.Errorf("the first attempt still reads: %d, %v", n, err)
+	}
+	if n, err := second.Body.Read(make([]byte, 10)); n != 10 || err != nil {
+		t.Errorf("the second attempt reads %d, %v", n, err)
+	}
+	if b.again() {
+		t.Error("can be sent again after it was read")
+	}
+	b.end()
+	if n, err := second.Body.Read(make([]byte, 10)); n != 0 || err == nil {
+		t.Errorf("is read after the end: %d, %v", n, err)
+	}
+}
+
+// Connections that have ended leave nothing behind in the pool.
+func TestPoolForgetsWhatHasEnded(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	s := &http.Server{Handler: http.NotFoundHandler(), Protocols: p}
+	go func() { _ = s.Serve(l) }()
+	defer func() { _ = s.Close() }()
+	u := three(t, func(c *Config) {
+		c.Endpoints, c.Pool.Idle = []string{"http://" + l.Addr().String()}, 100*time.Millisecond
+	})
+	for range 5 {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		if result := u.Serve(httptest.NewRecorder(), r, Call{}); result.Status != 404 {
+			t.Fatalf("%+v", result)
+		}
+		for u.Status().Endpoints[0].Conns > 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	if n := len(u.endpoints[0].pooled.(*multiplexed).conns); n > 1 {
+		t.Errorf("%d connections are kept", n)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"io"
+	"log"
 	"math/big"
 	"net/http"
 	"net/url"
@@ -144,6 +146,23 @@ func TestPeer(t *testing.T) {
 				t.Errorf("got %+v", got)
 			}
 		})
+	}
+}
+
+// A server that says nothing about protocols speaks HTTP/1.1, and is not asked in it.
+func TestServerNamesNoProtocol(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{*ca.issue(dns("payments"))}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("was asked") }), ErrorLog: log.New(io.Discard, "", 0)}
+	go func() { _ = s.Serve(l) }()
+	defer func() { _ = s.Close() }()
+	g := open(t, upstream.H2, options{opts: upstream.Options{PeerName: "payments", TLS: &tls.Config{RootCAs: ca.pool()}}}, "https://"+l.Addr().String())
+	if got := g.post("/", "x"); got.header.Get("Failure") != "not_sent" || !strings.Contains(got.header.Get("Error"), "speaks no HTTP/2") {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -98,7 +98,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { _ = conn.Close() }()
 	_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Accept: %s\r\n"+
-		"Sec-WebSocket-Protocol: chat\r\nX-User: %s\r\n\r\n", accept(r.Header.Get("Sec-WebSocket-Key")), r.Header.Get("X-User-Id"))
+		"Sec-WebSocket-Protocol: chat\r\nContent-Length: 5\r\nX-User: %s\r\n\r\n", accept(r.Header.Get("Sec-WebSocket-Key")), r.Header.Get("X-User-Id"))
 	_, _ = conn.Write(frame(1, []byte("hello"), false)) // early: with the 101
 	for {
 		opcode, payload, err := readFrame(buffered.Reader)
@@ -177,7 +177,7 @@ func TestWebSocket(t *testing.T) {
 			s := g.shake(frame(1, []byte("early"), true))
 			h := s.resp.Header
 			if s.resp.StatusCode != 101 || h.Get("Sec-WebSocket-Accept") != accept(key) || h.Get("Upgrade") != "websocket" || h.Get("Connection") != "Upgrade" ||
-				h.Get("X-User") != "alice" || h.Get("X-Request-Id") != "7" || h.Get("Sec-WebSocket-Protocol") != "chat" {
+				h.Get("X-User") != "alice" || h.Get("X-Request-Id") != "7" || h.Get("Sec-WebSocket-Protocol") != "chat" || h.Get("Content-Length") != "" {
 				t.Fatalf("%d %v", s.resp.StatusCode, h)
 			}
 			s.expect(t, 1, "hello")
@@ -382,6 +382,34 @@ func TestWebSocketIsIdle(t *testing.T) {
 	s.expectEnd(t)
 	if r := g.result(1); r.Failure != upstream.None {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Whoever has said all may still listen.
+func TestWebSocketHalfClosed(t *testing.T) {
+	t.Parallel()
+	g := open(t, upstream.H1, options{call: socketCall}, raw(t, func(conn net.Conn, in *bufio.Reader) {
+		r, _, err := readRequest(in)
+		if err != nil {
+			return
+		}
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", accept(r.Header.Get("Sec-WebSocket-Key")))
+		_, _ = io.Copy(io.Discard, in)
+		_, _ = conn.Write(frame(1, []byte("last words"), false))
+	}))
+	s := g.shake(nil)
+	_ = s.Conn.(*net.TCPConn).CloseWrite()
+	s.expect(t, 1, "last words")
+	s.expectEnd(t)
+}
+
+// An upstream that does not answer a handshake holds nobody.
+func TestHandshakeIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	g := open(t, upstream.H1, options{call: socketCall, cfg: func(c *upstream.Config) { c.Pool.Header = 50 * time.Millisecond }},
+		raw(t, func(_ net.Conn, in *bufio.Reader) { _, _ = io.Copy(io.Discard, in) }))
+	if s := g.shake(nil); s.resp.StatusCode != 502 || s.resp.Header.Get("Failure") != "maybe_sent" {
+		t.Errorf("got %d %v", s.resp.StatusCode, s.resp.Header)
 	}
 }
 
