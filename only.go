@@ -24,6 +24,7 @@ import (
 	"github.com/banyan-go/banyan/internal/assertion"
 	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/certs"
+	"github.com/banyan-go/banyan/internal/cli"
 	"github.com/banyan-go/banyan/internal/clock"
 	"github.com/banyan-go/banyan/internal/control"
 	"github.com/banyan-go/banyan/internal/database"
@@ -96,8 +97,6 @@ func standIn(cfg config.Config, name string) (module.Descriptor, error) {
 		return module.Descriptor{}, usageError{fmt.Errorf(format, args...)}
 	}
 	switch d := all[i]; {
-	case cfg.Database.Driver != string(database.Postgres):
-		return wrong("database.driver: is %s, whose files have one process; a module beside the shop needs postgres", cfg.Database.Driver)
 	case len(d.Asks) > 0 && cfg.Bus.RabbitMQ.URL == "":
 		return wrong("bus.rabbitmq.url: is empty; requests of %s ask other modules (%s), and that needs a broker between the processes", name, d.Asks[0])
 	case cfg.Gateway.Certs == "" && !loopback(cfg.Addr):
@@ -131,16 +130,13 @@ type only struct {
 func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr net.Addr, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*only, error) {
 	p := &only{log: log}
 	registry, system := telemetry.NewRegistry(), clock.System{}
-	own, err := stores.Store(ctx, d.Name)
+	shared, own, err := awaitStores(ctx, stores, d.Name, log)
 	if err != nil {
 		return nil, err
 	}
-	shared, err := stores.Store(ctx, database.Control)
-	if err != nil {
-		return nil, err
-	}
+	sqlite := stores.Dialect() == database.SQLite
 	// Users signs tokens; every other module believes them, and the gateway's assertions, without a key that signs.
-	keys, err := awaitKeys(ctx, shared, control.RingOptions{PublicOnly: d.Name != "users", Clock: system, Log: log})
+	keys, err := awaitKeys(ctx, shared, control.RingOptions{PublicOnly: d.Name != "users", ReadOnly: sqlite, Clock: system, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +161,11 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr 
 	if err != nil {
 		return nil, err
 	}
-	if p.owners, err = ownership.Open(ctx, ownership.NewStore(shared), ownership.Options{
+	var records ownership.Registry = ownership.NewStore(shared)
+	if sqlite {
+		records = ownership.NewBeside(ownership.NewStore(shared), tellShop(cfg.Data))
+	}
+	if p.owners, err = ownership.Open(ctx, records, ownership.Options{
 		Self:    ownership.Process{ID: processName(replica), Module: d.Name, Program: version(), Names: wireNames(), Address: advertised},
 		Modules: modules.Names(), Shared: stores.Dialect() == database.Postgres, TTL: cfg.Bus.LeaseTTL, Broker: brokerState(broker), Log: log,
 	}); err != nil {
@@ -229,6 +229,46 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr 
 		"GET /readyz":  p.readiness(own),
 	}})
 	return p, nil
+}
+
+// awaitStores opens the control store and the module's. On SQLite the shop makes the files: it does not matter who is started first.
+func awaitStores(ctx context.Context, stores *database.Stores, module string, log *slog.Logger) (shared, own *database.DB, err error) {
+	for said := false; ; said = true {
+		if shared == nil {
+			shared, err = stores.StandBy(ctx, database.Control)
+		}
+		if err == nil {
+			own, err = stores.StandBy(ctx, module)
+		}
+		if !errors.Is(err, database.ErrNotMade) {
+			return shared, own, err
+		}
+		if !said {
+			log.Warn("waiting for the first start of the shop, which makes the stores")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// tellShop posts to the admin port of the shop with this data directory.
+func tellShop(data string) func(ctx context.Context, path string, body any) error {
+	return func(ctx context.Context, path string, body any) error {
+		addr, err := admin.Announced(data)
+		if err != nil {
+			return err
+		}
+		shop, err := cli.Dial(data, addr)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		return shop.Post(ctx, cli.Path(path[1:]), body, &struct{}{})
+	}
 }
 
 // awaitKeys waits for the first start of the shop, which makes the keys: it does not matter who is started first.

@@ -139,7 +139,7 @@ type placements struct {
 	owners   *ownership.Owners
 	wishes   *wishes
 	follower *ownership.Follower
-	inForce  func() []proxy.Placement
+	gateway  *proxy.Gateway
 
 	mu      sync.Mutex
 	changed chan struct{}
@@ -157,7 +157,9 @@ func newPlacements(owners *ownership.Owners, w *wishes) *placements {
 }
 
 func (p *placements) of(r ownership.Record) proxy.Placement {
-	return proxy.Placement{Module: r.Module, State: proxy.State(r.Placement), Reads: r.Reads, Writes: r.Writes, Epoch: r.Epoch, Held: p.wishes.held(r.Module)}
+	return proxy.Placement{
+		Module: r.Module, State: proxy.State(r.Placement), Reads: r.Reads, Writes: r.Writes, Epoch: r.Epoch, Held: p.wishes.held(r.Module), Paused: r.Held(),
+	}
 }
 
 // Current are the placements in force.
@@ -181,9 +183,13 @@ func (p *placements) Watch(ctx context.Context, changed func([]proxy.Placement))
 			list[i] = p.of(r)
 		}
 		changed(list)
-		now := p.inForce()
+		now := p.gateway.Placements()
 		for i, r := range records {
-			if slices.Contains(now, list[i]) {
+			switch {
+			case !slices.Contains(now, list[i]): // refused
+			case r.Step == ownership.Holding:
+				go p.settle(ctx, r)
+			default:
 				p.follower.Done(r.Module, r.Version)
 			}
 		}
@@ -194,6 +200,26 @@ func (p *placements) Watch(ctx context.Context, changed func([]proxy.Placement))
 		}
 	}
 }
+
+// settle waits until no request of a held module is on its way, here or there, and says so. One that takes long is not waited for
+// longer than clients wait for those that are held.
+func (p *placements) settle(ctx context.Context, r ownership.Record) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	_ = p.gateway.Settle(ctx, r.Module)
+	for ctx.Err() == nil {
+		if here, away := p.gateway.InFlight(r.Module); here+away == 0 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Millisecond):
+		}
+	}
+	p.follower.Done(r.Module, r.Version)
+}
+
+const settleTime = 4 * time.Second
 
 // Move is what a gate decides.
 func (p *placements) Move(ctx context.Context, from, to proxy.Placement, evidence any) error {
@@ -248,11 +274,24 @@ type PlacementStatus struct {
 }
 
 // placementAnswers are what operators may ask and change of placements.
-func placementAnswers(owners *ownership.Owners, b *bus.Bus, broker *rabbit.Broker) map[string]operator.Answer {
+func placementAnswers(owners *ownership.Owners, store *ownership.Store, b *bus.Bus, broker *rabbit.Broker) map[string]operator.Answer {
 	cause := func(r *http.Request, reason string) ownership.Cause {
 		return ownership.Cause{Caller: r.UserAgent() + " from " + r.RemoteAddr, Reason: reason}
 	}
+	process := func(fn func(ctx context.Context, p ownership.Process) error) operator.Answer {
+		return func(r *http.Request) (any, error) {
+			var p ownership.Process
+			if err := json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&p); err != nil || p.ID == "" {
+				return nil, errs.New(errs.Malformed, "the registration cannot be read: %w", err)
+			}
+			defer owners.Nudge()
+			return struct{}{}, fn(r.Context(), p)
+		}
+	}
 	return map[string]operator.Answer{
+		// A process beside a shop on SQLite may not write the control store.
+		"POST " + ownership.RegisterPath: process(store.Register),
+		"POST " + ownership.LeavePath:    process(func(ctx context.Context, p ownership.Process) error { return store.Leave(ctx, p.ID) }),
 		"GET /placement": func(*http.Request) (any, error) {
 			s := PlacementStatus{Routes: b.Routes()}
 			s.Modules, s.Processes = owners.Status()

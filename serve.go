@@ -93,7 +93,12 @@ func serve(ctx context.Context, cfg config.Config, from config.Options, out, err
 	if shop.consul, err = openConsul(cfg, "banyan", public.Addr(), shop.reachable, log); err != nil {
 		return err
 	}
-	if err := sayAdmin(ctx, shop.stores["users"], out); err != nil {
+	if shop.owners.Record("users").Owns(ownership.Home) {
+		if err := sayAdmin(ctx, shop.stores["users"], out); err != nil {
+			return err
+		}
+	}
+	if err := admin.Announce(cfg.Data, operators.Addr()); err != nil {
 		return err
 	}
 	if err := shop.run(ctx, cfg, public, operators, func() {
@@ -127,10 +132,11 @@ type shop struct {
 func open(ctx context.Context, cfg config.Config, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*shop, error) {
 	s := &shop{stores: map[string]*unit.Store{}, log: log}
 	registry := telemetry.NewRegistry()
-	opened, err := openStores(ctx, stores)
+	shared, err := stores.Store(ctx, database.Control)
 	if err != nil {
 		return nil, err
 	}
+	opened := map[string]*database.DB{database.Control: shared}
 	keys, err := control.OpenRing(ctx, opened[database.Control], control.RingOptions{Clock: clock.System{}, Log: log, Dropped: func() {
 		if s.gateway != nil {
 			s.gateway.Forget()
@@ -145,11 +151,15 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		return nil, err
 	}
 	s.wishes = newWishes(cfg)
-	if s.owners, err = ownership.Open(ctx, ownership.NewStore(opened[database.Control]), ownership.Options{
+	records := ownership.NewStore(shared)
+	if s.owners, err = ownership.Open(ctx, records, ownership.Options{
 		Self:    ownership.Process{ID: processName(replica), Program: version(), Names: wireNames()},
 		Modules: modules.Names(), Asks: asking(), Shared: stores.Dialect() == database.Postgres, TTL: cfg.Bus.LeaseTTL,
 		Wishes: s.wishes.current, Broker: brokerState(s.broker), Log: log,
 	}); err != nil {
+		return nil, err
+	}
+	if err := openStores(ctx, stores, s.owners, opened); err != nil {
 		return nil, err
 	}
 	s.bus = bus.New(cfg.Bus, bus.Options{
@@ -200,7 +210,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		Guarded: map[string]http.Handler{"/admin/": operator.Handler(operator.Options{
 			Bus: s.bus, Projections: s.set.Projections,
 			Spans:  func() any { return tracing.Recent() },
-			More:   merged(gatewayAnswers(s.gateway, keys), placementAnswers(s.owners, s.bus, s.broker)),
+			More:   merged(gatewayAnswers(s.gateway, keys), placementAnswers(s.owners, records, s.bus, s.broker)),
 			Config: func() string { var b strings.Builder; _ = cfg.Print(&b); return b.String() },
 		})},
 	})
@@ -244,7 +254,7 @@ func (s *shop) openGateway(cfg config.Config, keys *control.Ring, store *databas
 	if s.gateway, err = proxy.New(cfg.Gateway, options); err != nil {
 		return err
 	}
-	places.inForce = s.gateway.Placements
+	places.gateway = s.gateway
 	s.runs = append(s.runs, verifier.Run, s.gateway.Run, s.owners.Run)
 	return nil
 }
@@ -265,21 +275,27 @@ func documentation(log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler().ServeHTTP(w, r) })
 }
 
-// openStores opens and migrates the stores of all modules at the same time.
-func openStores(ctx context.Context, stores *database.Stores) (map[string]*database.DB, error) {
-	opened := map[string]*database.DB{}
+// openStores opens and migrates the stores of all modules at the same time. The file of one that another process owns is only read.
+func openStores(ctx context.Context, stores *database.Stores, owners *ownership.Owners, opened map[string]*database.DB) error {
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
-	for _, name := range append([]string{database.Control}, modules.Names()...) {
+	for _, name := range modules.Names() {
 		g.Go(func() error {
-			db, err := stores.Store(gctx, name)
+			open := stores.Store
+			if !owners.Record(name).Owns(ownership.Home) {
+				open = stores.StandBy
+			}
+			db, err := open(gctx, name)
+			if errors.Is(err, database.ErrHeld) { // by the module's own process, which has not heard yet that it came home
+				db, err = stores.StandBy(gctx, name)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			opened[name] = db
 			return err
 		})
 	}
-	return opened, g.Wait()
+	return g.Wait()
 }
 
 // ownConfig is each module's own part of the configuration.

@@ -1,7 +1,7 @@
 // Package proxy is the gateway: the front door that every request enters by.
 //
 // It cleans a request before anybody sees it, finds its route, checks who asks and how often, and hands it to the
-// process that owns the route's module. In this version every module is local.
+// process that owns the route's module, by the module's placement: this one, or its second one.
 //
 // The order of the steps is the guarantee, each relies on those before it:
 //
@@ -13,7 +13,9 @@
 //	token                      who asks; nobody if there is none
 //	rate limits, permission    429, 401, 403
 //	body                       bounded, JSON, read before the module is called
-//	target                     the module
+//	cache                      answers that are the same for others
+//	door                       closed while the module's owner changes; whoever is in finishes
+//	target                     the module here, or its second process
 //
 // What a module gets is the same wherever it runs: the cleaned request, and the caller in the context.
 package proxy

@@ -51,6 +51,8 @@ type Options struct {
 	Keys       func() []byte     // JWKS of our tokens and assertions; nil shows none
 	// Ready says whether a module can work, and what to tell about it; "" asks for all of the process. nil is always ready.
 	Ready func(ctx context.Context, module string) (ready bool, body any)
+	// Hop is the way to the modules of this process, which a rehearsal makes as long, and as bad, as one to another process. nil is none.
+	Hop Hop
 	// Extra are handlers beside the modules, by path: "/docs" answers for all below it too, "/" for itself alone.
 	Extra map[string]http.Handler
 	// Reports keep what comparisons have found; nil keeps nothing beyond this process.
@@ -79,6 +81,7 @@ type Gateway struct {
 	limits        map[string]*limiter
 	sharing       *sharing // nil: this process is alone
 	ready         func(ctx context.Context, module string) (bool, any)
+	hop           Hop
 	descriptors   []module.Descriptor
 	modules       map[string]bool
 	local         http.Handler
@@ -126,7 +129,7 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, log: o.Log, clock: o.Clock, tracer: o.Tracer, trusted: trusted, hosts: map[string]bool{}, verifier: o.Verifier,
-		revocations: o.Revocations, tokens: newTokens(cachedTokens), visitors: newTokens(cachedTokens), ready: o.Ready, modules: map[string]bool{}, probes: probes{found: map[string]readiness{}},
+		revocations: o.Revocations, tokens: newTokens(cachedTokens), visitors: newTokens(cachedTokens), ready: o.Ready, hop: o.Hop, modules: map[string]bool{}, probes: probes{found: map[string]readiness{}},
 		descriptors: o.Modules, local: o.Local, signer: o.Signer, placements: o.Placements, reports: o.Reports, remotes: map[string]*remote{}, progress: map[string]gate.Progress{},
 		doors: map[string]*door{}, changed: make(chan struct{}),
 	}

@@ -204,6 +204,9 @@ func (x *exchange) finishRemote(w http.ResponseWriter, r *http.Request, h hop, r
 
 // sendHere answers in this process.
 func (x *exchange) sendHere(w http.ResponseWriter, r *http.Request, q rest.Request, t *target, mirror bool) {
+	if x.g.hop != nil && !x.reach(w, r, q, t) {
+		return
+	}
 	if t.remote == nil || t.placement.State == Local {
 		t.local.ServeHTTP(w, r)
 	} else {

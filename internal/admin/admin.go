@@ -58,6 +58,27 @@ func Token(dataDir string) (string, error) {
 	return token, errors.Join(err, f.Close())
 }
 
+// AddrFile is the file in the data directory that says where the shop's port is, for processes beside it.
+const AddrFile = "admin.addr"
+
+// Announce says where the port is.
+func Announce(dataDir string, addr net.Addr) error {
+	path := filepath.Join(dataDir, AddrFile)
+	if err := os.WriteFile(path+".new", []byte(addr.String()+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// Announced is where the port of the shop with this data directory is, or was last.
+func Announced(dataDir string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dataDir, AddrFile))
+	if err != nil {
+		return "", fmt.Errorf("no shop has been started with this data directory: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
 // Options are what the port serves.
 type Options struct {
 	Token    string

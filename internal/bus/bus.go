@@ -243,20 +243,36 @@ func (b *Bus) Open(ctx context.Context) error {
 			Due:         func(time.Time) { b.due(p) },
 			Effect:      p.timers.Effect,
 		})
-		g.Go(func() error {
-			if err := p.inbox.Open(gctx); err != nil {
-				return err
-			}
-			if err := relay.CheckSubscribers(gctx, p.store, b.targets(p)); err != nil {
-				return err
-			}
-			if err := b.checkRoutes(gctx, p); err != nil {
-				return err
-			}
-			return p.timers.Open(gctx)
-		})
+		if !b.owned(name) {
+			continue // who owns it has looked, or will
+		}
+		g.Go(func() error { return b.openPart(gctx, p) })
 	}
 	return g.Wait()
+}
+
+// owned says whether this side owns a module by what is known before Run.
+func (b *Bus) owned(module string) bool {
+	return !b.placed || b.owns(b.look(module)) || b.shared(module)
+}
+
+// shared says whether both sides may write a module's store at once.
+func (b *Bus) shared(module string) bool {
+	return b.parts[module].store.DB().Dialect() == database.Postgres
+}
+
+// openPart looks whether what waits in a module's store is known to this version of the program, and takes up what was begun.
+func (b *Bus) openPart(ctx context.Context, p *part) error {
+	if err := p.inbox.Open(ctx); err != nil {
+		return err
+	}
+	if err := relay.CheckSubscribers(ctx, p.store, b.targets(p)); err != nil {
+		return err
+	}
+	if err := b.checkRoutes(ctx, p); err != nil {
+		return err
+	}
+	return p.timers.Open(ctx)
 }
 
 // foreignSubscribers says what modules subscribe to that are not in this process.
@@ -354,7 +370,13 @@ func (b *Bus) register(ctx context.Context) error {
 	}
 	if b.opts.Control != nil {
 		store := unit.New(b.opts.Control, unit.Options{Module: database.Control})
-		inForce, err := control.Register(ctx, store, b.declared, len(b.opts.Foreign) == 0)
+		var inForce map[string][]string
+		var err error
+		if b.opts.Only != "" && b.opts.Control.Dialect() == database.SQLite {
+			inForce, err = control.Registered(ctx, store) // the shop alone writes that file, and has the same modules
+		} else {
+			inForce, err = control.Register(ctx, store, b.declared, b.opts.Only == "" && len(b.opts.Foreign) == 0)
+		}
 		if err != nil {
 			return err
 		}

@@ -91,7 +91,7 @@ func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, bod
 			return nil, errs.New(errs.Unavailable, "module %s is not here, and there is no broker to reach it by", target)
 		}
 		r := b.look(target)
-		if !r.Held() {
+		if r.Step != ownership.Closing {
 			reply, err := b.opts.Broker.Call(ctx, target, rabbit.Request{Name: name, CommandID: commandID, Headers: requestHeaders(ctx), Body: body})
 			if err == nil || !b.moving(r, err) {
 				return reply, err

@@ -8,6 +8,7 @@ import (
 
 	wm "github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/ownership"
 )
 
@@ -95,13 +96,11 @@ func (b *Bus) settled() {
 
 // owns says whether this process is of the side that owns a module by its record.
 func (b *Bus) owns(r ownership.Record) bool {
-	switch {
-	case b.parts[r.Module] == nil || r.Held():
-		return false
-	case b.opts.Only != "":
-		return r.Owner == ownership.Away
+	side := ownership.Home
+	if b.opts.Only != "" {
+		side = ownership.Away
 	}
-	return r.Owner == ownership.Home
+	return b.parts[r.Module] != nil && r.Owns(side)
 }
 
 // here says whether a module's messages and requests are handled in this process.
@@ -123,8 +122,14 @@ func (b *Bus) tend(ctx context.Context, p *part) {
 		r := b.look(name)
 		same := func() bool { return b.look(name).Version == r.Version }
 		if !b.owns(r) {
+			if err := p.store.DB().Release(); err != nil {
+				b.opts.Log.Error("store given up with an error", "module", name, "error", err)
+			}
 			b.alter(func(pl *place) { pl.tended[name] = r.Version })
 			b.await(ctx, same)
+			continue
+		}
+		if !b.take(ctx, p, same) {
 			continue
 		}
 		b.opts.Log.Log(ctx, level(r), "the owner now", "module", name, "owner", r.Owner, "epoch", r.Epoch)
@@ -146,6 +151,29 @@ func (b *Bus) tend(ctx context.Context, p *part) {
 		b.opts.Log.Log(ctx, level(b.look(name)), "the owner no more", "module", name)
 	}
 }
+
+// take makes this process the one that writes a module's store, as long as something holds. On SQLite whoever had it before gives it up
+// first, or dies; what it has begun is taken up here.
+func (b *Bus) take(ctx context.Context, p *part, holds func() bool) bool {
+	said := ""
+	for ctx.Err() == nil && holds() {
+		err := p.store.DB().Take(ctx)
+		if err == nil && p.store.DB().Dialect() == database.SQLite {
+			err = b.openPart(ctx, p)
+		}
+		if err == nil {
+			return true
+		}
+		if text := err.Error(); text != said && ctx.Err() == nil {
+			b.opts.Log.Warn("the store of the module cannot be taken yet", "module", p.module.Name, "error", err)
+			said = text
+		}
+		pause(ctx, takeAgain)
+	}
+	return false
+}
+
+const takeAgain = 10 * time.Millisecond
 
 // level is that of what is said of an owner: one that was never another is no news.
 func level(r ownership.Record) slog.Level {

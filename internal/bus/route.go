@@ -12,6 +12,7 @@ import (
 	"github.com/banyan-go/banyan/internal/bus/rabbit"
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/ownership"
 	"github.com/banyan-go/banyan/internal/relay"
 	"github.com/banyan-go/banyan/internal/unit"
 )
@@ -81,7 +82,7 @@ func (b *Bus) transport(subscriber string) string {
 	switch {
 	case b.owns(r):
 		return viaLocal
-	case r.Held():
+	case r.Step == ownership.Closing:
 		return viaNothing
 	}
 	return viaRabbit

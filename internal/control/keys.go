@@ -40,6 +40,8 @@ var ErrNoKeys = errors.New("there are none; start the shop with `banyan serve` f
 type RingOptions struct {
 	// PublicOnly reads no key that signs: what a module's process needs to believe the gateway.
 	PublicOnly bool
+	// ReadOnly makes and removes no keys: another process of the shop does.
+	ReadOnly bool
 	// Dropped is called when a key is believed no more: tokens that were verified with it may be remembered somewhere.
 	Dropped func()
 	Clock   clock.Clock
@@ -65,7 +67,7 @@ func OpenRing(ctx context.Context, db *database.DB, o RingOptions) (*Ring, error
 	r.refresh = token.NewRefresher(token.RefresherOptions{
 		Read: r.read, Every: refreshEvery, Pause: refreshPause, Timeout: refreshTimeout, Clock: o.Clock, Log: o.Log, What: "signing keys",
 	})
-	if !o.PublicOnly {
+	if !o.PublicOnly && !o.ReadOnly {
 		if err := ensureKey(ctx, r.store); err != nil {
 			return nil, fmt.Errorf("signing keys: %w", err)
 		}
@@ -155,7 +157,7 @@ func (r *Ring) read(ctx context.Context) error {
 	if dropped && r.o.Dropped != nil {
 		r.o.Dropped()
 	}
-	if len(over) == 0 || r.o.PublicOnly {
+	if len(over) == 0 || r.o.PublicOnly || r.o.ReadOnly {
 		return nil
 	}
 	return r.store.Do(ctx, func(_ context.Context, w *unit.Work) error {

@@ -88,6 +88,19 @@ func Register(ctx context.Context, store *unit.Store, list map[string][]string, 
 	return inForce, nil
 }
 
+// Registered says what is in force, and changes nothing.
+func Registered(ctx context.Context, store *unit.Store) (inForce map[string][]string, err error) {
+	var rows []subscription
+	if err := store.Read(ctx).Raw("SELECT subscriber, message FROM subscription ORDER BY subscriber").Scan(&rows).Error; err != nil {
+		return nil, fmt.Errorf("subscriptions: %w", err)
+	}
+	inForce = map[string][]string{}
+	for _, r := range rows {
+		inForce[r.Message] = append(inForce[r.Message], r.Subscriber)
+	}
+	return inForce, nil
+}
+
 // release notes that a version runs, and says whether it came last of those that do.
 func release(w *unit.Work, id string) (last bool, err error) {
 	gone, args := "seen_at < ?", []any{w.Now().Add(-Alive)}

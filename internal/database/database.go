@@ -117,10 +117,20 @@ func (s *Stores) Dialect() Dialect { return Dialect(s.cfg.Driver) }
 // Store opens the store of a module, migrated. A SQLite store is migrated here; a PostgreSQL one must have
 // been by `banyan migrate`, because the role that serves may not change its schema.
 func (s *Stores) Store(ctx context.Context, name string) (*DB, error) {
+	return s.store(ctx, name, false)
+}
+
+// StandBy opens the store of a module that another process may own: a SQLite file is only read, until Take. The file must have been made
+// (ErrNotMade). On PostgreSQL it is Store.
+func (s *Stores) StandBy(ctx context.Context, name string) (*DB, error) {
+	return s.store(ctx, name, true)
+}
+
+func (s *Stores) store(ctx context.Context, name string, standBy bool) (*DB, error) {
 	var db *DB
 	var err error
 	if s.Dialect() == SQLite {
-		db, err = openSQLite(ctx, filepath.Join(s.dir, name+".db"), name, s.log)
+		db, err = openSQLite(ctx, filepath.Join(s.dir, name+".db"), name, standBy, s.log)
 	} else {
 		db, err = openPostgres(ctx, s.cfg.Postgres, name, s.modules, s.log)
 	}
@@ -203,6 +213,22 @@ func (d *DB) Write(ctx context.Context, fn func(tx *gorm.DB) error, opts ...Opti
 // Read is a handle for queries outside of transactions; the database refuses writes through it.
 func (d *DB) Read(ctx context.Context) *gorm.DB {
 	return d.reader.Session(&gorm.Session{NewDB: true, Context: ctx})
+}
+
+// Take makes this process the one that writes the store: it fails while another one has it (SQLite). On PostgreSQL all may write.
+func (d *DB) Take(ctx context.Context) error {
+	if f, ok := d.engine.(*sqliteFile); ok {
+		return f.take(ctx)
+	}
+	return nil
+}
+
+// Release finishes units of work under way and lets another process write the store. Reading goes on; writes fail until Take.
+func (d *DB) Release() error {
+	if f, ok := d.engine.(*sqliteFile); ok {
+		return f.release()
+	}
+	return nil
 }
 
 // Ping says whether the store answers.

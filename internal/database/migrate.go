@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/url"
+	"os"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -79,6 +80,35 @@ func migrateSQLite(ctx context.Context, path, module string) (err error) {
 	db.SetMaxOpenConns(1)
 	if _, err := migrate(ctx, db, SQLite, module); err != nil {
 		return err
+	}
+	return checkNotNewer(ctx, db, SQLite, module)
+}
+
+// ErrNotMade: the process that writes the file has not made it yet, or not the version that this program needs.
+var ErrNotMade = errors.New("the store is not there yet; start the shop with `banyan serve` first")
+
+// checkMade says whether a file is as this program needs it, without changing anything.
+func checkMade(ctx context.Context, path, module string) error {
+	if _, err := os.Stat(path); err != nil {
+		return ErrNotMade
+	}
+	db, err := driver.Open(sqliteURL(path, url.Values{}, []string{"query_only(1)"}))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	for _, l := range layers(module) {
+		p, err := l.provider(db, SQLite)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			continue
+		}
+		pending, err := p.HasPending(ctx)
+		if err != nil || pending {
+			return ErrNotMade // a table of versions that is not there cannot be told from other errors
+		}
 	}
 	return checkNotNewer(ctx, db, SQLite, module)
 }

@@ -27,15 +27,28 @@ const timeLayout = "2006-01-02T15:04:05.000000Z"
 const (
 	maxGroup   = 256                   // units of work that share a commit
 	lazyDelay  = 20 * time.Millisecond // how long a lazy unit of work waits for company
+	lookEvery  = 20 * time.Millisecond // how soon it is noticed that another process has written
 	maxReaders = 4
 )
 
+// sqliteFile is a file that this process reads, and writes while it has the lock beside it.
+type sqliteFile struct {
+	path, module string
+	log          *slog.Logger
+	reads        *sql.DB
+
+	handing sync.Mutex   // who takes or releases the file
+	mu      sync.RWMutex // of writes; held for reading by who writes
+	engine  *sqliteEngine
+	closed  bool
+}
+
+// sqliteEngine is the one writer of a file.
 type sqliteEngine struct {
 	lock   *os.File
 	writer *sql.DB
 	conn   *sql.Conn
 	base   *gorm.DB
-	reads  *sql.DB
 	log    *slog.Logger
 	stmts  map[string]*statement // prepared on conn
 
@@ -66,7 +79,130 @@ func sqliteURL(path string, v url.Values, pragmas []string) string {
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: v.Encode()}).String()
 }
 
-func openSQLite(ctx context.Context, path, module string, log *slog.Logger) (*DB, error) {
+// openSQLite opens a file, as its writer unless it is to stand by: then it is opened as another process has made it, to be read.
+func openSQLite(ctx context.Context, path, module string, standBy bool, log *slog.Logger) (*DB, error) {
+	f := &sqliteFile{path: path, module: module, log: log}
+	if standBy {
+		if err := checkMade(ctx, path, module); err != nil {
+			return nil, err
+		}
+	} else if err := f.take(ctx); err != nil {
+		return nil, err
+	}
+	reads, err := driver.Open(sqliteDSN(path, "query_only(1)", "cache_size(-512)"))
+	if err != nil {
+		return nil, errors.Join(err, f.release())
+	}
+	f.reads = reads
+	f.reads.SetMaxOpenConns(maxReaders)
+	f.reads.SetMaxIdleConns(1)
+	f.reads.SetConnMaxIdleTime(5 * time.Second)
+	reader, err := gorm.Open(gormlite.OpenDB(&preparedPool{readPool: readPool{f.reads}, stmts: map[string]*sql.Stmt{}}), gormConfig(log))
+	if err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	return &DB{name: module, dialect: SQLite, reader: reader, engine: f}, nil
+}
+
+// take makes this process the writer.
+func (f *sqliteFile) take(ctx context.Context) error {
+	f.handing.Lock()
+	defer f.handing.Unlock()
+	f.mu.RLock()
+	has, closed := f.engine != nil, f.closed
+	f.mu.RUnlock()
+	switch {
+	case closed:
+		return errs.New(errs.Unavailable, "the store is closing")
+	case has:
+		return nil
+	}
+	e, err := openWriter(ctx, f.path, f.module, f.log)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.engine = e
+	f.mu.Unlock()
+	return nil
+}
+
+// release finishes units of work under way and lets another process be the writer.
+func (f *sqliteFile) release() error {
+	f.handing.Lock()
+	defer f.handing.Unlock()
+	f.mu.Lock()
+	e := f.engine
+	f.engine = nil
+	f.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	return e.close()
+}
+
+func (f *sqliteFile) write(ctx context.Context, opts options, fn func(tx *gorm.DB) error) error {
+	f.mu.RLock()
+	e := f.engine
+	f.mu.RUnlock()
+	if e == nil {
+		return errElsewhere
+	}
+	return e.write(ctx, opts, fn)
+}
+
+// errElsewhere: the file has another writer now.
+var errElsewhere = errs.New(errs.Unavailable, "another process writes this store now").After(time.Second)
+
+func (f *sqliteFile) ping(ctx context.Context) error {
+	var one int
+	return f.reads.QueryRowContext(ctx, "SELECT 1").Scan(&one)
+}
+
+// listen looks whether another process has written, which costs a look at shared memory. What this process writes it knows: the one
+// writer has nothing to listen to.
+func (f *sqliteFile) listen(ctx context.Context, _ string, wake func(string)) error {
+	f.mu.RLock()
+	writer := f.engine != nil
+	f.mu.RUnlock()
+	if writer {
+		<-ctx.Done()
+		return nil
+	}
+	// The number means something on one and the same connection alone, so it has one of its own.
+	db, err := driver.Open(sqliteDSN(f.path, "query_only(1)", "cache_size(-64)"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	db.SetMaxOpenConns(1)
+	var last int64
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(lookEvery):
+		}
+		var now int64
+		if err := db.QueryRowContext(ctx, "PRAGMA data_version").Scan(&now); err == nil && now != last {
+			last = now
+			wake("")
+		}
+	}
+}
+
+func (f *sqliteFile) close() error {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	err := f.release()
+	if f.reads != nil {
+		err = errors.Join(err, f.reads.Close())
+	}
+	return err
+}
+
+func openWriter(ctx context.Context, path, module string, log *slog.Logger) (*sqliteEngine, error) {
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
 		return nil, err
@@ -75,7 +211,7 @@ func openSQLite(ctx context.Context, path, module string, log *slog.Logger) (*DB
 	ok := false
 	defer func() {
 		if !ok {
-			e.closeAll()
+			_ = e.closeAll()
 		}
 	}()
 	if err := migrateSQLite(ctx, path, module); err != nil {
@@ -91,20 +227,13 @@ func openSQLite(ctx context.Context, path, module string, log *slog.Logger) (*DB
 	if e.base, err = gorm.Open(gormlite.OpenDB(e.conn), gormConfig(log)); err != nil {
 		return nil, err
 	}
-	if e.reads, err = driver.Open(sqliteDSN(path, "query_only(1)", "cache_size(-512)")); err != nil {
-		return nil, err
-	}
-	e.reads.SetMaxOpenConns(maxReaders)
-	e.reads.SetMaxIdleConns(1)
-	e.reads.SetConnMaxIdleTime(5 * time.Second)
-	reader, err := gorm.Open(gormlite.OpenDB(&preparedPool{readPool: readPool{e.reads}, stmts: map[string]*sql.Stmt{}}), gormConfig(log))
-	if err != nil {
-		return nil, err
-	}
 	ok = true
 	go e.run()
-	return &DB{name: module, dialect: SQLite, reader: reader, engine: e}, nil
+	return e, nil
 }
+
+// ErrHeld: another process writes the file.
+var ErrHeld = errors.New("is held by another process")
 
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -113,7 +242,7 @@ func lockFile(path string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("%s is held by another process; stop it, or give this one another data directory with --data", path)
+		return nil, fmt.Errorf("%s %w; stop it, or give this one another data directory with --data", path, ErrHeld)
 	}
 	return f, nil
 }
@@ -331,16 +460,6 @@ func (e *sqliteEngine) rollback() {
 	}
 }
 
-func (e *sqliteEngine) ping(ctx context.Context) error {
-	var one int
-	return e.reads.QueryRowContext(ctx, "SELECT 1").Scan(&one)
-}
-
-func (e *sqliteEngine) listen(ctx context.Context, _ string, _ func(string)) error {
-	<-ctx.Done()
-	return nil
-}
-
 func (e *sqliteEngine) close() error {
 	e.once.Do(func() { close(e.quit) })
 	<-e.done
@@ -349,9 +468,6 @@ func (e *sqliteEngine) close() error {
 
 func (e *sqliteEngine) closeAll() error {
 	var all []error
-	if e.reads != nil {
-		all = append(all, e.reads.Close())
-	}
 	if e.conn != nil {
 		for _, s := range e.stmts {
 			all = append(all, s.Close())

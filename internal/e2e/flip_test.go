@@ -113,3 +113,34 @@ func TestMindChanged(t *testing.T) {
 	l.check()
 	s.settled("payments", "local")
 }
+
+// On SQLite the file goes from one process to the other; requests wait for it, and none fails.
+func TestModuleLeavesWithItsFile(t *testing.T) {
+	t.Parallel()
+	broker := testinfra.Rabbit(t)
+	s := sqlite(t, "BANYAN_BUS_RABBITMQ_URL="+broker.URL())
+	o := s.standIn("payments")
+	o.launch()
+	s.start()
+	s.sayWhatIsLeft(t, o)
+	o.await()
+	l := newLedger(t, s)
+	flips := 0
+	var one sync.Mutex
+	l.run(4, 40, func(n int) {
+		if n%20 != 10 {
+			return
+		}
+		one.Lock()
+		defer one.Unlock()
+		to := "remote"
+		if flips++; flips%2 == 0 {
+			to = "local"
+		}
+		began := time.Now()
+		s.placement(t, "set", "payments", to, "--wait", "10s")
+		t.Logf("%s after %s", to, time.Since(began).Round(time.Millisecond))
+	})
+	l.check()
+	t.Log("\n" + s.placement(t, "history", "payments") + s.placement(t, "status"))
+}

@@ -248,7 +248,6 @@ func (s *Series) add(o Series) {
 	}
 }
 
-
 // Quantile is the time that a share q of them took at most, as far as the buckets of a histogram tell; nought if there is nothing. What took
 // longer than the last bound counts as that.
 func (s Series) Quantile(q float64) time.Duration {

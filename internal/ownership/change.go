@@ -26,7 +26,7 @@ func plan(s situation, from Record, w Wish) (Record, error) {
 		return to, errs.New(errs.Invalid, "%s: %w", from.Module, err)
 	}
 	owner := w.Placement.owner()
-	if from.Wish == w && (from.Owner == owner || from.Step == Closing) {
+	if from.Wish == w {
 		return from, nil
 	}
 	if err := s.allows(from, w); err != nil {
@@ -34,14 +34,17 @@ func plan(s situation, from Record, w Wish) (Record, error) {
 	}
 	to.Refused = ""
 	switch {
-	case from.Step == Closing && owner == from.Owner:
-		to.Step = Settling // nobody else has the store yet
+	case owner == from.Owner && from.Step == Closing:
+		to.Step = Opening // nobody else has taken the store
+	case owner == from.Owner && from.Step != Opening:
+		to.Step = Settling
 	case owner == from.Owner:
-		to.Step = max(from.Step, Settling)
 	case s.shared:
 		to.Owner, to.Epoch, to.Step = owner, from.Epoch+1, Settling
+	case from.Step == Settled || from.Step == Settling:
+		to.Step = Holding
 	default:
-		to.Step = Closing
+		to.Step = Closing // requests are held already
 	}
 	return to, nil
 }
@@ -60,8 +63,8 @@ func (s situation) allows(from Record, w Wish) error {
 	if w.Placement == Retired && (from.Placement != Remote || from.Step != Settled) {
 		return refuse("%s is %s; only a module that is remote, and has settled there, can be retired", m, from.Placement)
 	}
-	if !s.shared && (w.Placement == Shadow || w.Placement == Canary) {
-		return refuse("%s cannot be in %s: its SQLite file has one process; move the store to PostgreSQL first (database.driver: postgres), or go to remote in one step", m, w.Placement)
+	if !s.shared && w.Writes > 0 {
+		return refuse("%s cannot have a canary of writes: its SQLite file has one writing process; leave the writes out, go to remote in one step, or move the store to PostgreSQL first (database.driver: postgres)", m)
 	}
 	var there []Process
 	for _, p := range s.processes {
@@ -115,7 +118,7 @@ func waitsFor(r Record, live []Process) []string {
 			owners++
 		}
 	}
-	if owners == 0 && r.Step != Closing {
+	if owners == 0 && r.Step != Holding && r.Step != Closing {
 		waits = append(waits, fmt.Sprintf("a process of the owner (%s)", r.Owner))
 	}
 	slices.Sort(waits)
@@ -127,12 +130,23 @@ func next(r Record, live []Process) (Record, bool) {
 	if r.Step == Settled || len(waitsFor(r, live)) > 0 {
 		return r, false
 	}
-	if r.Step == Closing {
-		r.Owner, r.Epoch, r.Step = r.Placement.owner(), r.Epoch+1, Settling
-		return r, true
+	switch r.Step {
+	case Holding:
+		r.Step = Closing
+	case Closing:
+		if owner := r.Placement.owner(); owner != r.Owner {
+			r.Owner, r.Epoch = owner, r.Epoch+1
+		}
+		r.Step = Opening
+	default:
+		r.Step = Settled
 	}
-	r.Step = Settled
 	return r, true
+}
+
+// abandoned says that a change goes to a side of which no process lives.
+func abandoned(r Record, live []Process) bool {
+	return r.Step != Settled && r.Placement.owner() == Away && !slices.ContainsFunc(live, func(p Process) bool { return p.Module == r.Module })
 }
 
 // disagreement names the processes of the shop that are configured otherwise; "" if there are none.

@@ -9,6 +9,10 @@
 //	   ^                            |
 //	   +---------- back home -------+   at any time, whether the other side lives or not
 //
+// Where both sides cannot have the store at once (a SQLite file), a change of the owner takes more steps, each of which all live
+// processes follow before the next: holding (gateways hold new requests, those in flight finish), closing (the owner gives the file up),
+// opening (the other side is the owner and takes it), settled (held requests go on).
+//
 // Guarantees. A change is one row's update that names the version it was made from; who comes second is refused. What is in force
 // survives every process. While the store of the records cannot be reached nothing changes and everything runs on. A process that
 // follows an older record does no harm: the epoch is in the lease of the module's own store, and each effect is guarded by a row.

@@ -154,6 +154,7 @@ func (o *Owners) Run(ctx context.Context) error {
 			if time.Since(registered) >= o.o.TTL/3 || !maps.Equal(now.Follows, last.Follows) || !maps.Equal(now.Wishes, last.Wishes) || now.Broker != last.Broker {
 				if err = o.registry.Register(ctx, now); err == nil {
 					registered, last = time.Now(), now
+					o.Nudge() // the next step may have waited for this
 				}
 			}
 		}
@@ -274,6 +275,14 @@ func (o *Owners) decide(ctx context.Context) error {
 	var failed []error
 	for _, m := range o.o.Modules {
 		r := snap.record(m)
+		if abandoned(r, s.processes) && time.Since(r.ChangedAt) > o.o.TTL {
+			to, err := plan(s, r, Wish{Placement: Local})
+			if err == nil {
+				err = o.move(ctx, r, to, Cause{Caller: o.o.Self.Label(), Reason: "no process of " + m + " lives to take it"})
+			}
+			failed = append(failed, err)
+			continue
+		}
 		if to, ok := next(r, s.processes); ok {
 			failed = append(failed, o.move(ctx, r, to, Cause{Caller: o.o.Self.Label(), Reason: "every live process follows"}))
 			continue
@@ -348,6 +357,16 @@ func (o *Owners) Replace(ctx context.Context, module string, seen, w Wish, epoch
 		}
 		return w, nil
 	})
+}
+
+// Check says what stands in the way of a change, and makes none: the error is that of Set.
+func (o *Owners) Check(module string, w Wish) error {
+	if !slices.Contains(o.o.Modules, module) {
+		return errs.New(errs.NotFound, "there is no module %q, only %v", module, o.o.Modules)
+	}
+	snap := o.snapshot()
+	_, err := plan(o.situation(snap), snap.record(module), w)
+	return err
 }
 
 func (o *Owners) change(ctx context.Context, module string, cause Cause, wish func(Record) (Wish, error)) (Record, error) {

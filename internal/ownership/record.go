@@ -44,10 +44,12 @@ func (p Placement) owner() Side {
 // Step is how far a change has come.
 type Step string
 
-// The steps. A SQLite file has one writing process: while it is handed over requests are held.
+// The steps. A SQLite file has one writing process: while it is handed over, from holding to opening, requests are held.
 const (
 	Settled  Step = ""
+	Holding  Step = "holding"  // requests are held, and those in flight finish
 	Closing  Step = "closing"  // the owner gives the store up; nobody has it when all follow
+	Opening  Step = "opening"  // the other side is the owner, and takes the store
 	Settling Step = "settling" // in force, but not everybody has said that it follows
 )
 
@@ -101,8 +103,11 @@ func first(module string) Record {
 	return Record{Module: module, Wish: Wish{Placement: Local}, Owner: Home, Epoch: 1}
 }
 
-// Held says that nobody may answer for the module just now: its store is between two processes.
-func (r Record) Held() bool { return r.Step == Closing }
+// Held says that requests of the module wait: its store goes from one process to another.
+func (r Record) Held() bool { return r.Step == Holding || r.Step == Closing || r.Step == Opening }
+
+// Owns says whether a side owns the module: between two processes neither does.
+func (r Record) Owns(side Side) bool { return r.Owner == side && r.Step != Closing }
 
 // Cause is who changes a record, and why.
 type Cause struct {

@@ -77,15 +77,14 @@ func (s *Store) Read(ctx context.Context) (Snapshot, error) {
 		snap.Records[r.Module] = r.record()
 	}
 	var processes []struct {
-		Body   string
-		SeenAt time.Time
-		Now    time.Time
+		Body string
+		Age  float64
 	}
-	now, args := "clock_timestamp()", []any{}
+	age, args := "extract(epoch FROM clock_timestamp() - seen_at)", []any(nil)
 	if s.db.Dialect() == database.SQLite {
-		now, args = "?", []any{s.store.Clock().Now()}
+		age, args = "(julianday(?) - julianday(seen_at)) * 86400", []any{s.store.Clock().Now().Format("2006-01-02T15:04:05.000")}
 	}
-	if err := s.store.Read(ctx).Raw("SELECT body, seen_at, "+now+" AS now FROM process ORDER BY id", args...).Scan(&processes).Error; err != nil {
+	if err := s.store.Read(ctx).Raw("SELECT body, "+age+" AS age FROM process ORDER BY id", args...).Scan(&processes).Error; err != nil {
 		return snap, fmt.Errorf("processes: %w", err)
 	}
 	for _, r := range processes {
@@ -93,7 +92,7 @@ func (s *Store) Read(ctx context.Context) (Snapshot, error) {
 		if err := json.Unmarshal([]byte(r.Body), &p); err != nil {
 			return snap, fmt.Errorf("processes: %w", err)
 		}
-		p.Age = r.Now.Sub(r.SeenAt)
+		p.Age = time.Duration(r.Age * float64(time.Second))
 		snap.Processes = append(snap.Processes, p)
 	}
 	return snap, nil
@@ -223,4 +222,37 @@ func (s *Store) Journal(ctx context.Context, module string, limit int) ([]Entry,
 // Watch waits for notifications.
 func (s *Store) Watch(ctx context.Context, changed func()) error {
 	return s.db.Listen(ctx, channel, func(string) { changed() })
+}
+
+// Beside is the registry of a process that reads the control store and may not write it: one beside a shop on SQLite. It registers with
+// the shop; while no shop runs nothing changes.
+type Beside struct {
+	*Store
+	post func(ctx context.Context, path string, body any) error
+}
+
+// Paths below /admin at which the shop takes registrations.
+const (
+	RegisterPath = "/process"
+	LeavePath    = "/process/leave"
+)
+
+// NewBeside reads from a store, and posts to the admin port of the shop that writes it.
+func NewBeside(store *Store, post func(ctx context.Context, path string, body any) error) *Beside {
+	return &Beside{Store: store, post: post}
+}
+
+// Register registers with the shop.
+func (r *Beside) Register(ctx context.Context, p Process) error {
+	return r.post(ctx, RegisterPath, p)
+}
+
+// Leave tells the shop.
+func (r *Beside) Leave(ctx context.Context, id string) error {
+	return r.post(ctx, LeavePath, Process{ID: id})
+}
+
+// Move is for the shop alone.
+func (r *Beside) Move(context.Context, Record, Record, Cause) error {
+	return errs.New(errs.Conflict, "only a process of the shop changes placements")
 }

@@ -3,9 +3,6 @@ package testinfra
 import (
 	"errors"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -53,22 +50,12 @@ func dialRabbit(t *testing.T, url string) *amqp.Connection {
 	return conn
 }
 
-// A private broker keeps what is durable over a kill, and ends with the process that asked for it, however that ends.
+// A private broker keeps what is durable over a kill.
 func TestPrivateRabbit(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts a broker three times")
+		t.Skip("starts a broker twice")
 	}
 	t.Parallel()
-	report := filepath.Join(t.TempDir(), "report")
-	cmd := exec.Command(os.Args[0], "-test.run=^TestRabbitChild$")
-	cmd.Env = append(os.Environ(), "BANYAN_TESTINFRA_RABBIT_CHILD="+report)
-	if _, err := findRabbit("/usr/lib/rabbitmq/bin"); err != nil {
-		needRabbit(t, err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	b := PrivateRabbit(t)
 	ch, err := dialRabbit(t, b.URL()).Channel()
 	if err != nil {
@@ -92,41 +79,6 @@ func TestPrivateRabbit(t *testing.T) {
 	if err := b.server.Eval("exit(wrong)"); err == nil {
 		t.Error("an expression that fails gives no error")
 	}
-
-	var addr, dir string
-	wait(t, "the child's broker", func() bool {
-		text, err := os.ReadFile(report)
-		var ok bool
-		addr, dir, ok = strings.Cut(string(text), "\n")
-		return err == nil && ok && strings.HasSuffix(dir, ".")
-	})
-	dir = strings.TrimSuffix(dir, ".")
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	wait(t, "the end of the broker", func() bool {
-		_, err := os.Stat(dir)
-		return errors.Is(err, os.ErrNotExist)
-	})
-	if _, err := net.Dial("tcp", addr); err == nil {
-		t.Error("the broker outlived the process that started it")
-	}
-}
-
-func TestRabbitChild(t *testing.T) {
-	report := os.Getenv("BANYAN_TESTINFRA_RABBIT_CHILD")
-	if report == "" {
-		t.Skip("part of TestPrivateRabbit")
-	}
-	s, err := LaunchRabbit()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(report, []byte(s.amqp.Host+"\n"+s.dir+"."), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	select {} // until it is killed
 }
 
 func TestNeedRabbit(t *testing.T) {
@@ -148,20 +100,6 @@ func TestNeedRabbit(t *testing.T) {
 	}
 }
 
-func TestFindRabbit(t *testing.T) {
-	dir := t.TempDir()
-	if _, err := findRabbit(dir); !errors.Is(err, ErrNoRabbit) {
-		t.Errorf("got %v without a server, want ErrNoRabbit", err)
-	}
-	want := filepath.Join(dir, "rabbitmq-server")
-	if err := os.WriteFile(want, nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := findRabbit(filepath.Join(dir, "other"), dir); err != nil || got != want {
-		t.Errorf("got %q (%v), want %q", got, err, want)
-	}
-}
-
 func TestForeignRabbit(t *testing.T) {
 	for _, c := range []struct{ broker, admin, want string }{
 		{"amqp://a:b@h:1/", "", "http://a:b@h:15672"},
@@ -178,12 +116,5 @@ func TestForeignRabbit(t *testing.T) {
 		if err != nil || s.Admin() != c.want || s.URL() != c.broker {
 			t.Errorf("%s and %s: got %v, %v", c.broker, c.admin, s, err)
 		}
-	}
-	s := newRabbit(nil, nil)
-	if s.Crash() == nil || s.Start() == nil || s.Close() != nil {
-		t.Error("a broker that was not started here was touched")
-	}
-	if _, err := s.Freeze(); err == nil {
-		t.Error("a broker that was not started here was frozen")
 	}
 }

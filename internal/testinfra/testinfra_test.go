@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -141,23 +138,6 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func TestForeignServerIsLeftAlone(t *testing.T) {
-	t.Parallel()
-	srv, err := connect(Postgres(t).Admin())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, do := range map[string]func() error{"stop": srv.Stop, "crash": srv.Crash, "start": srv.Start, "restart": srv.Restart} {
-		if err := do(); !errors.Is(err, errForeign) {
-			t.Errorf("%s: got %v, want it refused", name, err)
-		}
-	}
-	if err := srv.Close(); err != nil {
-		t.Error(err)
-	}
-	dial(t, srv.Database(t))
-}
-
 func TestConnectSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	for _, dsn := range []string{"127.0.0.1:5432", "host=127.0.0.1", "postgres://nobody:x@127.0.0.1:1/postgres", "://"} {
@@ -165,57 +145,6 @@ func TestConnectSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("%q: got %v, want an error that names %s", dsn, err, EnvPostgres)
 		}
 	}
-}
-
-// TestServerEndsWithProcess runs this test binary as a child that starts a server and is then killed.
-func TestServerEndsWithProcess(t *testing.T) {
-	t.Parallel()
-	Need(t, func() error { _, err := findBinaries(places()); return err }())
-	report := filepath.Join(t.TempDir(), "report")
-	cmd := exec.Command(os.Args[0], "-test.run=^TestChildProcess$")
-	cmd.Env = append(os.Environ(), "BANYAN_TESTINFRA_CHILD="+report)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var dsn, dir string
-	wait(t, "the child's server", func() bool {
-		b, err := os.ReadFile(report)
-		var ok bool
-		dsn, dir, ok = strings.Cut(string(b), "\n")
-		return err == nil && ok && strings.HasSuffix(dir, ".")
-	})
-	dir = strings.TrimSuffix(dir, ".")
-	if c, err := pgx.Connect(t.Context(), dsn); err != nil {
-		t.Fatal(err)
-	} else {
-		_ = c.Close(t.Context())
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	wait(t, "the end of the server", func() bool {
-		_, err := os.Stat(dir)
-		return errors.Is(err, os.ErrNotExist)
-	})
-	if _, err := pgx.Connect(t.Context(), dsn); err == nil {
-		t.Error("the server outlived the process that started it")
-	}
-}
-
-func TestChildProcess(t *testing.T) {
-	report := os.Getenv("BANYAN_TESTINFRA_CHILD")
-	if report == "" {
-		t.Skip("part of TestServerEndsWithProcess")
-	}
-	srv, err := Launch(Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(report, []byte(srv.Admin()+"\n"+srv.dir+"."), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	select {} // until it is killed
 }
 
 func wait(t *testing.T, what string, reached func() bool) {
@@ -228,27 +157,6 @@ func wait(t *testing.T, what string, reached func() bool) {
 		case <-deadline:
 			t.Fatalf("waited %s for %s", startTimeout, what)
 		}
-	}
-}
-
-func TestFindBinaries(t *testing.T) {
-	root := t.TempDir()
-	t.Setenv("PATH", root)
-	if _, err := findBinaries([]string{root + "/*/bin"}); !errors.Is(err, ErrNoBinaries) {
-		t.Errorf("got %v without binaries, want ErrNoBinaries", err)
-	}
-	for _, name := range []string{"9/bin/initdb", "9/bin/postgres", "17/bin/initdb", "17/bin/postgres", "18/bin/initdb"} {
-		path := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, nil, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := findBinaries([]string{root + "/*/bin"})
-	if want := filepath.Join(root, "17/bin"); err != nil || got != want {
-		t.Errorf("got %q (%v), want %q: the newest that is complete", got, err, want)
 	}
 }
 

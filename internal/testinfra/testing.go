@@ -6,14 +6,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/banyan-go/banyan/internal/sandbox"
 )
 
 // The environment of a test run.
@@ -32,17 +32,13 @@ var shared = sync.OnceValues(func() (*Server, error) {
 })
 
 func connect(dsn string) (*Server, error) {
-	u, err := url.Parse(dsn)
-	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") || u.Host == "" {
-		return nil, fmt.Errorf("%s cannot be read; give it as in postgres://postgres:password@127.0.0.1:5432/postgres", EnvPostgres)
-	}
-	s := &Server{admin: u}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := s.exec(ctx, "SELECT 1"); err != nil {
+	s, err := sandbox.ConnectPostgres(ctx, dsn)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", EnvPostgres, err)
 	}
-	return s, nil
+	return &Server{s}, nil
 }
 
 // Postgres is the server that the tests of this process share.
@@ -88,13 +84,13 @@ func (s *Server) Database(tb testing.TB) string {
 	name := "t" + hex.EncodeToString(random)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	if err := s.createDatabase(ctx, name); err != nil {
+	if err := s.CreateDatabase(ctx, name); err != nil {
 		tb.Fatalf("create database: %v", err)
 	}
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 		defer cancel()
-		if err := s.dropDatabase(ctx, name); err != nil && !s.stopped() {
+		if err := s.DropDatabase(ctx, name); err != nil && !s.Stopped() {
 			tb.Errorf("drop database: %v", err)
 		}
 	})
@@ -108,51 +104,4 @@ func Name(dsn string) string {
 		return ""
 	}
 	return cfg.Database
-}
-
-func (s *Server) stopped() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.dir != "" && s.cmd == nil
-}
-
-func (s *Server) createDatabase(ctx context.Context, name string) error {
-	for {
-		err := s.exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize())
-		var refused *pgconn.PgError
-		if !errors.As(err, &refused) || refused.Code != "55006" {
-			return err
-		}
-		// 55006: somebody else makes a database of the same template just now.
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func (s *Server) dropDatabase(ctx context.Context, name string) error {
-	c, err := pgx.Connect(ctx, s.Admin())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
-	if _, err := c.Exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)"); err != nil {
-		return err
-	}
-	rows, err := c.Query(ctx, "SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1)", name+"_")
-	if err != nil {
-		return err
-	}
-	roles, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	for _, role := range roles {
-		if _, err := c.Exec(ctx, "DROP ROLE IF EXISTS "+pgx.Identifier{role}.Sanitize()); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/banyan-go/banyan/internal/sandbox"
 )
 
 // ErrNoWebServer says that this machine has no nginx or haproxy to start.
@@ -42,7 +44,7 @@ func StartHAProxy(tb testing.TB, addr string, config func(dir string) string) *W
 // FreeAddr is an address of this machine where nobody listens.
 func FreeAddr(tb testing.TB) string {
 	tb.Helper()
-	port, err := freePort()
+	port, err := sandbox.FreePort()
 	if err != nil {
 		tb.Fatal(err)
 	}

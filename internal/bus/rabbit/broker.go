@@ -108,10 +108,29 @@ func (b *Broker) Run(ctx context.Context) error {
 	b.mu.Lock()
 	b.end()
 	b.mu.Unlock()
-	b.working.Wait()
+	ended := make(chan struct{})
+	go func() { defer close(ended); b.working.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(max(b.cfg.CloseTimeout, b.cfg.ConfirmTimeout) + grace):
+		// A broker that takes no messages does not read from us either; whoever waits for it is freed with the connection.
+	}
 	disconnect()
+	<-ended
 	connected.Wait()
 	return nil
+}
+
+// patiently does something that waits for the broker, and goes on without it if that takes too long.
+func (b *Broker) patiently(f func()) {
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	t := time.NewTimer(3 * b.cfg.Heartbeat)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
 }
 
 func (b *Broker) links() []*link { return []*link{b.publishing, b.consuming, b.asking} }

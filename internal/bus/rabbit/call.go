@@ -243,7 +243,7 @@ func (c *caller) session(ctx context.Context, conn *amqp.Connection) error {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	defer func() {
-		_ = ch.Close()
+		go func() { _ = ch.Close() }() // may wait for a broker that does not answer
 		for id := range sent {
 			c.settle(id, answer{err: errs.New(errs.Unavailable, "the connection to RabbitMQ was lost before the answer came")})
 		}

@@ -77,6 +77,7 @@ func memoryAlarm(t *testing.T, host *testinfra.Broker, b *Broker) {
 	in := subscribe(t, ctx, b, "carts", SubscriberOptions{}) // consuming goes on
 	take(t, in).Ack()
 	cancel()
+	endsWhileBlocked(t, host)
 	stockIgnoresTheDeadline(t, host)
 	host.SetMemoryAlarm(false)
 	eventually(t, "the end of the alarm", func() bool { return b.Status().Blocked == "" })
@@ -91,6 +92,31 @@ func memoryAlarm(t *testing.T, host *testinfra.Broker, b *Broker) {
 	}
 	cancel()
 	for range in { //nolint:revive // its end
+	}
+}
+
+// What waits for a broker that takes nothing does not hold up the end of the process.
+func endsWhileBlocked(t *testing.T, host *testinfra.Broker) {
+	b, err := New(config(host.URL(), func(c *Config) {
+		c.Heartbeat, c.ConfirmTimeout, c.CloseTimeout = time.Second, 500*time.Millisecond, time.Second
+	}), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, b)
+	if err := within(t.Context(), b, "payments", 1); !errs.Is(err, errs.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+	serve(t, b, 1, echo)
+	for range 2 {
+		if _, err := ask(b, "x", 300*time.Millisecond); err == nil {
+			t.Error("a broker without memory takes a question")
+		}
+	}
+	at := time.Now()
+	stop()
+	if d := time.Since(at); d > 10*time.Second {
+		t.Errorf("it took %s", d)
 	}
 }
 

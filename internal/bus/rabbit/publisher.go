@@ -252,7 +252,7 @@ func (r *route) session(ctx context.Context, conn *amqp.Connection) error {
 		r.fade()
 	}
 	<-settled
-	_ = ch.Close() // if it is not closed already
+	go func() { _ = ch.Close() }() // may wait for a broker that does not answer
 	return err
 }
 
@@ -313,7 +313,6 @@ func (w *writer) settle() {
 		if !broken && !w.await(o, late) {
 			broken = true
 			close(w.broken)
-			go func() { _ = w.ch.Close() }() // may wait for a broker that does not answer
 		}
 		switch {
 		case broken:
@@ -349,7 +348,7 @@ func (w *writer) await(o *outgoing, late *time.Timer) bool {
 		case <-o.confirmed.Done():
 			return true
 		case <-late.C:
-			if w.b.publishing.view().blocked == "" {
+			if w.b.publishing.view().blocked == "" || w.b.life.Err() != nil {
 				return false
 			}
 			late.Reset(w.b.cfg.ConfirmTimeout)

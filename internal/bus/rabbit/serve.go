@@ -80,7 +80,7 @@ func (s *server) session(ctx context.Context, conn *amqp.Connection) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = ch.Close() }()
+	defer s.b.patiently(func() { _ = ch.Close() })
 	if err := ch.Qos(s.concurrency, 0, false); err != nil {
 		return err
 	}
@@ -99,11 +99,13 @@ func (s *server) session(ctx context.Context, conn *amqp.Connection) error {
 			s.busy.Go(func() { s.answer(ch, &d) })
 		case <-ctx.Done():
 			// Their order does not matter: what came meanwhile goes back at once, to whoever else serves.
-			if err := ch.Cancel(tag, false); err == nil {
-				for d := range deliveries {
-					_ = d.Nack(false, true)
+			s.b.patiently(func() {
+				if err := ch.Cancel(tag, false); err == nil {
+					for d := range deliveries {
+						_ = d.Nack(false, true)
+					}
 				}
-			}
+			})
 			s.finish()
 			return nil
 		}
