@@ -227,7 +227,7 @@ A key is set in the file of --config, or by a variable: BANYAN_LOG_LEVEL is log.
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), version())
 			return err
 		}},
-		docsCommand(), deadLettersCommand(s), projectionsCommand(s), replayCommand(),
+		docsCommand(), deadLettersCommand(s), projectionsCommand(s), replayCommand(), proveCommand(),
 		placementCommand(s), routesCommand(s), routeCommand(s), shadowCommand(s), keysCommand(s), certsCommand(s),
 	)
 	root.InitDefaultHelpCmd()

@@ -184,7 +184,7 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr 
 		if name != d.Name {
 			return module.Deps{}
 		}
-		return module.Deps{Store: store, Caller: p.bus, Clock: system, Log: log.With("module", name), Files: filepath.Join(cfg.Data, name)}
+		return module.Deps{Store: store, Caller: p.bus.CallerOf(name), Clock: system, Log: log.With("module", name), Files: filepath.Join(cfg.Data, name)}
 	})
 	m := set.Modules[slices.IndexFunc(set.Modules, func(m *module.Module) bool { return m.Name == d.Name })]
 	if d.Name == "users" {

@@ -421,7 +421,7 @@ configured value changes. Setting local always works, whether the other side, or
 			}
 			return s.output(cmd).Print(entries, []string{"at", "from", "to", "epoch", "step", "caller", "reason"}, rows)
 		}}
-	root.AddCommand(status, set, rollback, history)
+	root.AddCommand(status, set, rollback, history, planCommand(s), readinessCommand(s), rehearseCommand(s))
 	return root
 }
 

@@ -121,11 +121,12 @@ type shop struct {
 	stores   map[string]*unit.Store
 	gateway  *proxy.Gateway
 	operator *http.Server
-	consul   *consul
-	plain    net.Listener                  // beside a public port of TLS; nil for none
-	tls      *certs.Public                 // of the public port; nil for plain HTTP
-	runs     []func(context.Context) error // beside the bus, until it ends
-	log      *slog.Logger
+	observers
+	consul *consul
+	plain  net.Listener                  // beside a public port of TLS; nil for none
+	tls    *certs.Public                 // of the public port; nil for plain HTTP
+	runs   []func(context.Context) error // beside the bus, until it ends
+	log    *slog.Logger
 }
 
 // open wires everything; nothing runs yet.
@@ -178,7 +179,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		s.stores[d.Name] = unit.New(opened[d.Name], o)
 	}
 	s.set = modules.Open(ownConfig(cfg.Modules), keys, func(name string) module.Deps {
-		return module.Deps{Store: s.stores[name], Caller: s.bus, Clock: clock.System{}, Log: log.With("module", name), Files: filepath.Join(cfg.Data, name)}
+		return module.Deps{Store: s.stores[name], Caller: s.bus.CallerOf(name), Clock: clock.System{}, Log: log.With("module", name), Files: filepath.Join(cfg.Data, name)}
 	})
 	router := rest.NewEcho(log)
 	api := rest.NewAPI("Banyan", version(), router, log)
@@ -194,6 +195,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	if s.broker != nil {
 		s.runs = append(s.runs, s.broker.Run, declare(s.broker, modules.Names()...))
 	}
+	s.observe(cfg, registry)
 	if err := s.openGateway(cfg, keys, opened[database.Control], router, tracing, registry); err != nil {
 		return nil, err
 	}
@@ -210,7 +212,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		Guarded: map[string]http.Handler{"/admin/": operator.Handler(operator.Options{
 			Bus: s.bus, Projections: s.set.Projections,
 			Spans:  func() any { return tracing.Recent() },
-			More:   merged(gatewayAnswers(s.gateway, keys), placementAnswers(s.owners, records, s.bus, s.broker)),
+			More:   merged(gatewayAnswers(s.gateway, keys), placementAnswers(s.owners, records, s.bus, s.broker), s.planAnswers(cfg)),
 			Config: func() string { var b strings.Builder; _ = cfg.Print(&b); return b.String() },
 		})},
 	})
@@ -226,7 +228,7 @@ func (s *shop) openGateway(cfg config.Config, keys *control.Ring, store *databas
 	}
 	metrics := certs.NewMetrics(registry)
 	options := proxy.Options{
-		Modules: modules.All(), Local: router, Verifier: verifier, Revocations: s.set.Sessions, Ready: s.ready, Keys: keys.JWKS,
+		Modules: modules.All(), Local: router, Verifier: verifier, Revocations: s.set.Sessions, Ready: s.ready, Hop: s.rehearsals, Keys: keys.JWKS,
 		Extra:  map[string]http.Handler{"/docs": documentation(s.log)},
 		Signer: assertion.NewSigner(keys, system), Endpoints: map[string][]string{},
 		Reports: proxy.ReportFiles(cfg.Data), Clock: system, Log: s.log, Tracer: tracing.Tracer(), Registry: registry,
@@ -397,10 +399,15 @@ func (s *shop) ready(ctx context.Context, name string) (bool, any) {
 	if !delivering {
 		status = "degraded"
 	}
+	body := map[string]any{"delivering": delivering, "modules": states}
+	if rehearsed, on := s.rehearsals.State(); on {
+		status, body["rehearsal"] = "degraded", rehearsed
+	}
 	if reachable == 0 {
 		status = "unavailable"
 	}
-	return reachable > 0, map[string]any{"status": status, "delivering": delivering, "modules": states}
+	body["status"] = status
+	return reachable > 0, body
 }
 
 // reachable is ready for Consul.

@@ -12,6 +12,7 @@ import (
 	"github.com/banyan-go/banyan/internal/admin"
 	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/ownership/guard"
 	"github.com/banyan-go/banyan/internal/telemetry"
 	"github.com/banyan-go/banyan/modules/carts"
 	"github.com/banyan-go/banyan/modules/catalog"
@@ -38,10 +39,16 @@ type Config struct {
 	Telemetry       telemetry.Config    `mapstructure:"telemetry"`
 	Database        database.Config     `mapstructure:"database"`
 	Bus             bus.Config          `mapstructure:"bus"`
+	Ownership       Ownership           `mapstructure:"ownership"`
 	Gateway         proxy.Config        `mapstructure:"gateway"`
 	Modules         Modules             `mapstructure:"modules"`
 
 	sources map[string]string // key -> where its value came from; absent for a default
+}
+
+// Ownership is about where modules are.
+type Ownership struct {
+	Gates guard.Config `mapstructure:"gates"` // what brings a module home after it was moved, beside the gateway's
 }
 
 // Modules holds a part per module.
@@ -124,7 +131,8 @@ func Default() Config {
 	return Config{
 		Data: "./data", Addr: ":8080", AdminAddr: "127.0.0.1:9090", AdminHosts: []string{}, ShutdownTimeout: 20 * time.Second,
 		Log: telemetry.DefaultLogConfig(), Telemetry: telemetry.DefaultConfig(), Database: database.DefaultConfig(), Bus: bus.DefaultConfig(),
-		Gateway: gateway,
+		Ownership: Ownership{Gates: guard.DefaultConfig()},
+		Gateway:   gateway,
 		Modules: Modules{
 			Users:         Users{here, users.DefaultConfig()},
 			Catalog:       Catalog{here, catalog.DefaultConfig()},
@@ -167,6 +175,7 @@ func (c Config) Validate() error {
 	for _, part := range []interface{ Validate() error }{c.Log, c.Telemetry, c.Database, c.Bus, c.Gateway} {
 		note(part.Validate())
 	}
+	note(c.Ownership.Gates.Validate("ownership.gates"))
 	m := c.Modules
 	for name, own := range m.Each() {
 		note(own.check("modules."+name, c.Database.Driver))

@@ -106,6 +106,7 @@ func movingWith(t *testing.T, p proxy.Placement, change func(*proxy.Config), opt
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.gate.Run(ctx) }()
+	eventually(t, func() bool { return s.gate.Epoch() > 1 }) // Watch has told what there is; what a test applies comes after it
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -312,6 +313,23 @@ func TestCanaryGoesHome(t *testing.T) {
 	eventually(t, func() bool { return fixed.Current()[0].State == proxy.Local })
 	if !strings.Contains(s.logs.String(), "a module was moved by its gates") {
 		t.Error("nobody was told")
+	}
+}
+
+// A retired module is answered by the second process or by nobody: this one has no way to, whoever asks.
+func TestRetired(t *testing.T) {
+	t.Parallel()
+	s, remote, _ := moving(t, proxy.Placement{State: proxy.Retired, Epoch: 2}, nil)
+	s.local = func(http.ResponseWriter, *http.Request) { t.Error("this process answers for a module that it has not") }
+	if a, body := ask(t, s, "POST", "/api/orders", "admin:root", `{}`, "X-Banyan-Route", "local"); a.StatusCode != 200 || a.Header.Get("X-Side") != "remote" {
+		t.Errorf("%d %s", a.StatusCode, body)
+	}
+	remote.Close()
+	ask(t, s, "GET", "/api/orders", "", "") // it may have been on its way over a connection that was still open
+	for _, who := range []string{"", "customer:ada", "admin:root"} {
+		if a, body := ask(t, s, "GET", "/api/orders", who, "", "X-Banyan-Route", "local"); a.StatusCode != 503 || a.Header.Get("Retry-After") == "" {
+			t.Errorf("%q: %d %s", who, a.StatusCode, body)
+		}
 	}
 }
 

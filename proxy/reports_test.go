@@ -16,15 +16,21 @@ import (
 func TestComparisonsAreShownAndKept(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	begin := func(t *testing.T, state proxy.State) (*shop, *second) {
-		s, remote, _ := movingWith(t, proxy.Placement{State: state, Held: true}, func(c *proxy.Config) {
+	begin := func(t *testing.T, state proxy.State) (*shop, *proxy.Fixed) {
+		s, remote, fixed := movingWith(t, proxy.Placement{State: state, Held: true}, func(c *proxy.Config) {
 			c.Shadow.Sample, c.Shadow.ControlSample, c.Shadow.Learn, c.Shadow.ConfirmAfter = 100, 100, 1, time.Millisecond
 		}, func(o *proxy.Options) { o.Reports = proxy.ReportFiles(dir) })
 		remote.set(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, `{"side":"remote"}`)
 		})
-		return s, remote
+		return s, fixed
+	}
+	move := func(t *testing.T, s *shop, fixed *proxy.Fixed, state proxy.State) {
+		if err := fixed.Move(t.Context(), fixed.Current()[0], proxy.Placement{Module: "orders", State: state, Held: true}, nil); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() bool { return s.gate.Placements()[0].State == state })
 	}
 	mismatches := func(s *shop) (n int64, path string) {
 		all, err := s.gate.ShadowReport("orders")
@@ -64,15 +70,15 @@ func TestComparisonsAreShownAndKept(t *testing.T) {
 		before, _ = mismatches(s)
 	})
 	t.Run("after a restart", func(t *testing.T) {
-		s, _ := begin(t, proxy.Shadow)
+		s, fixed := begin(t, proxy.Shadow)
 		if n, path := mismatches(s); n < before || path != "$.side" {
 			t.Errorf("%d mismatches at %q, want %d at least", n, path, before)
 		}
-		place(t, s, proxy.Placement{State: proxy.Local})
+		move(t, s, fixed, proxy.Local)
 		if n, _ := mismatches(s); n < before {
 			t.Errorf("%d mismatches at home, want %d at least", n, before)
 		}
-		place(t, s, proxy.Placement{State: proxy.Shadow})
+		move(t, s, fixed, proxy.Shadow)
 		if n, _ := mismatches(s); n != 0 {
 			t.Errorf("%d mismatches of another time", n)
 		}

@@ -2,8 +2,13 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
 	"os/exec"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -143,4 +148,77 @@ func TestModuleLeavesWithItsFile(t *testing.T) {
 	})
 	l.check()
 	t.Log("\n" + s.placement(t, "history", "payments") + s.placement(t, "status"))
+}
+
+// Whatever dies in the middle of a change, and whenever, is started again and goes on from the record.
+func TestFlipsSurviveKills(t *testing.T) {
+	t.Parallel()
+	for _, engine := range []string{"sqlite", "postgres"} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			broker := testinfra.Rabbit(t)
+			url := "BANYAN_BUS_RABBITMQ_URL=" + broker.URL()
+			var s *shop
+			if engine == "sqlite" {
+				s = sqlite(t, url)
+			} else {
+				s = postgres(t, false, url)
+			}
+			o := s.standIn("payments")
+			o.launch()
+			s.start()
+			o.await()
+			s.sayWhatIsLeft(t, o)
+			l := newLedger(t, s)
+			var one sync.Mutex
+			round := 0
+			l.run(4, 50, func(n int) {
+				if n%20 != 10 {
+					return
+				}
+				one.Lock()
+				defer one.Unlock()
+				to := []string{"remote", "local"}[round%2]
+				victims := []string{"the module", "the shop", "connections", "sessions", "the shop", "the module", "nobody"}
+				victim := victims[round%len(victims)]
+				round++
+				if out, err := exec.Command(mustBinary(t), "placement", "set", "payments", to, "--wait", "0s", "--data", s.dir, "--admin-addr", s.admin).CombinedOutput(); err != nil {
+					to += " refused: " + string(out)
+				}
+				<-time.After(time.Duration(rand.IntN(120)) * time.Millisecond)
+				t.Logf("%s, %s dies", to, victim)
+				switch victim {
+				case "the module":
+					o.kill()
+					<-time.After(time.Duration(rand.IntN(300)) * time.Millisecond)
+					o.launch()
+				case "the shop":
+					s.kill()
+					s.start()
+				case "connections":
+					broker.CutConnections()
+				case "sessions":
+					if s.server != nil {
+						if err := s.server.TerminateSessions(s.dbName); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+			})
+			l.check()
+			s.placement(t, "set", "payments", "local", "--wait", "30s")
+			if o.ended() {
+				t.Errorf("the module's process has ended: %s", o.errOut)
+			}
+			t.Log("\n" + s.placement(t, "history", "payments") + s.placement(t, "status"))
+		})
+	}
+}
+
+// ended says whether a process has ended by itself.
+func (s *shop) ended() bool { return s.cmd.Process.Signal(syscall.Signal(0)) != nil || zombie(s.cmd.Process.Pid) }
+
+func zombie(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(stat), ") Z ")
 }

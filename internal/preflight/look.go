@@ -54,12 +54,12 @@ func LookAt(ctx context.Context, store *unit.Store) Store {
 		args []any
 		into *int64
 	}{
-		{"SELECT count(*) FROM (SELECT 1 FROM delivery LIMIT ?) AS some", []any{countUpTo}, &s.Pending},
+		{"SELECT count(*) FROM (SELECT 1 FROM delivery LIMIT ?) AS counted", []any{countUpTo}, &s.Pending},
 		{"SELECT count(*) FROM parked_key WHERE next_at IS NOT NULL", nil, &s.Parked},
 		{"SELECT count(*) FROM dead_letters", nil, &s.Dead},
-		{"SELECT count(*) FROM (SELECT 1 FROM timers WHERE kind <> ? LIMIT ?) AS some", []any{unit.KindSchedule, countUpTo}, &s.Timers},
+		{"SELECT count(*) FROM (SELECT 1 FROM timers WHERE kind <> ? LIMIT ?) AS counted", []any{unit.KindSchedule, countUpTo}, &s.Timers},
 		{"SELECT count(*) FROM timers WHERE kind <> ? AND due_at <= ?", []any{unit.KindSchedule, now.Add(time.Minute)}, &s.Due},
-		{"SELECT count(*) FROM (SELECT 1 FROM outbox WHERE unsubscribed LIMIT ?) AS some", []any{countUpTo}, &s.Unheard},
+		{"SELECT count(*) FROM (SELECT 1 FROM outbox WHERE unsubscribed LIMIT ?) AS counted", []any{countUpTo}, &s.Unheard},
 	} {
 		if err := db.Raw(q.sql, q.args...).Row().Scan(q.into); err != nil {
 			return Store{Error: err.Error()}

@@ -322,30 +322,42 @@ func (r *Report) chains(in Input, after ownership.Record) {
 		asks[d.Name] = d.Asks
 	}
 	cost := in.Broker.question()
-	var walk func(path []string, last string, remote int, through bool)
-	walk = func(path []string, last string, remote int, through bool) {
-		longer := false
+	type chain struct {
+		path   []string
+		remote int
+	}
+	var found []chain
+	var walk func(c chain)
+	walk = func(c chain) {
+		last, longer := c.path[len(c.path)-1], false
 		for _, n := range asks[last] {
 			to := message.Module(n)
-			if slices.Contains(path, to) {
+			if slices.Contains(c.path, to) {
 				continue // it would ask itself
 			}
-			far := 0
+			next := chain{append(slices.Clone(c.path), to), c.remote}
 			if transport(places, last, to) == "rabbit" {
-				far = 1
+				next.remote++
 			}
 			longer = true
-			walk(append(slices.Clone(path), to), to, remote+far, through || to == r.Module)
+			walk(next)
 		}
-		if !longer && len(path) > 2 && remote > 0 && through {
-			rate := in.Traffic.rate(path[0], path[1])
-			r.find(Warns, fmt.Sprintf("%s: a chain of questions, %d of them between processes, %.1f times a second; it takes about %s more, and fails if one of them is away",
-				strings.Join(path, " asks "), remote, rate, short(time.Duration(remote)*cost)),
-				"let "+path[0]+" keep what it needs of "+path[len(path)-1]+" itself, fed by events")
+		if !longer && len(c.path) > 2 && c.remote > 0 && slices.Contains(c.path, r.Module) {
+			found = append(found, c)
 		}
 	}
 	for _, d := range in.Modules {
-		walk([]string{d.Name}, d.Name, 0, d.Name == r.Module)
+		walk(chain{path: []string{d.Name}})
+	}
+	for _, c := range found {
+		if slices.ContainsFunc(found, func(o chain) bool {
+			return len(o.path) > len(c.path) && slices.Equal(o.path[len(o.path)-len(c.path):], c.path)
+		}) {
+			continue // the end of a longer one
+		}
+		r.find(Warns, fmt.Sprintf("%s: a chain of questions, %d of them between processes, %.1f times a second; it takes about %s more, and fails if one of them is away",
+			strings.Join(c.path, " asks "), c.remote, in.Traffic.rate(c.path[0], c.path[1]), short(time.Duration(c.remote)*cost)),
+			"let "+c.path[0]+" keep what it needs of "+c.path[len(c.path)-1]+" itself, fed by events")
 	}
 }
 

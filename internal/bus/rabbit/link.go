@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"sync"
 	"time"
 
@@ -15,8 +16,9 @@ import (
 
 // link is one connection, made again whenever it is lost.
 type link struct {
-	b    *Broker
-	name string
+	b      *Broker
+	name   string
+	socket net.Conn // under the connection; run's own
 
 	mu      sync.Mutex
 	state   linkState
@@ -77,15 +79,17 @@ func (l *link) away(cause error) error {
 	return errs.New(errs.Unavailable, "RabbitMQ is not connected: %w", cause)
 }
 
+var numbers = regexp.MustCompile(`\d+`) // the ports of an attempt
+
 // run connects again and again until ctx ends.
 func (l *link) run(ctx context.Context) {
 	pause := backoff{min: l.b.cfg.RedialMin, max: l.b.cfg.RedialMax}
-	logged := ""
+	logged := map[string]bool{} // causes, in this outage
 	for ctx.Err() == nil {
 		conn, err := l.dial(ctx)
 		if err == nil {
 			began := time.Now()
-			logged = ""
+			clear(logged)
 			l.b.opts.Log.Info("connected to RabbitMQ", "connection", l.name, "version", version(conn))
 			err = l.keep(ctx, conn)
 			if time.Since(began) > l.b.cfg.RedialMax {
@@ -95,8 +99,8 @@ func (l *link) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
-		if err.Error() != logged { // once, however long it lasts
-			logged = err.Error()
+		if cause := numbers.ReplaceAllString(err.Error(), ""); !logged[cause] {
+			logged[cause] = true
 			l.b.opts.Log.Warn("RabbitMQ is away", "connection", l.name, "error", err)
 		}
 		l.change(func(v *linkState) {
@@ -142,7 +146,10 @@ func (l *link) keep(ctx context.Context, conn *amqp.Connection) error {
 			}
 			return err
 		case <-ctx.Done():
-			_ = conn.CloseDeadline(time.Now().Add(l.b.cfg.Heartbeat)) // it is not used any more
+			// A broker that does not read does not answer either, and its heartbeats undo the client's own deadline.
+			cut := time.AfterFunc(l.b.cfg.Heartbeat, func() { _ = l.socket.Close() })
+			_ = conn.Close() // it is not used any more
+			cut.Stop()
 			return ctx.Err()
 		}
 	}
@@ -172,6 +179,7 @@ func (l *link) dial(ctx context.Context) (*amqp.Connection, error) {
 			return nil, errors.Join(err, c.Close())
 		}
 		handshaken = context.AfterFunc(ctx, func() { _ = c.Close() })
+		l.socket = c
 		return &impatient{c, patience}, nil
 	}
 	conn, err := amqp.DialConfig(l.b.cfg.URL.Reveal(), cfg)

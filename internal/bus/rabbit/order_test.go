@@ -248,7 +248,13 @@ func TestACopyWaitsForTheOneThatIsOut(t *testing.T) {
 			break
 		}
 	}
-	first.Ack()
+	first.Ack() // of a channel that is gone: it acknowledges nothing
+	second := take(t, in)
+	if second.UUID != "orders-k-1" {
+		t.Fatalf("got %s", second.UUID)
+	}
+	eventually(t, "the connections to be known", func() bool { return host.KillConnections() >= 3 })
+	second.Nack()
 	for _, want := range []string{"orders-k-1", "orders-k-2"} {
 		m := take(t, in)
 		if m.UUID != want {

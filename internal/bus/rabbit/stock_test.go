@@ -17,6 +17,14 @@ import (
 
 type nopLogger struct{ watermill.NopLogger }
 
+// notUnderRace: watermill-amqp has data races when it reconnects (watermill issue 693).
+func notUnderRace(t *testing.T) {
+	t.Helper()
+	if raceDetector {
+		t.Skip("watermill-amqp has data races")
+	}
+}
+
 // stockConfig sends to a quorum queue through a durable direct exchange, as we do.
 func stockConfig(url string) stock.Config {
 	c := stock.NewDurableQueueConfig(url)
@@ -39,6 +47,7 @@ func stockPublisher(t testing.TB, c stock.Config) *stock.Publisher {
 
 // A message that reaches no queue is lost and Publish says nil, although it asks for confirms and for what comes back.
 func TestStockLosesWhatComesBack(t *testing.T) {
+	notUnderRace(t)
 	t.Parallel()
 	host := shared(t)
 	p := stockPublisher(t, stockConfig(host.URL()))
@@ -54,6 +63,7 @@ func TestStockLosesWhatComesBack(t *testing.T) {
 
 // A lost connection empties the pool of channels, and everybody who publishes waits for ever.
 func TestStockWaitsForEverAfterALostConnection(t *testing.T) {
+	notUnderRace(t)
 	t.Parallel()
 	host := shared(t)
 	line := newProxy(t, host.Addr())
@@ -63,24 +73,32 @@ func TestStockWaitsForEverAfterALostConnection(t *testing.T) {
 	if err := p.Publish("payments", ours("orders", "k", 1)); err != nil {
 		t.Fatal(err)
 	}
-	line.cut()
-	var ended atomic.Int32
+	var sent atomic.Int64
 	for range 8 {
 		go func() {
-			for t.Context().Err() == nil && p.Publish("payments", ours("orders", "k", 2)) != nil {
+			for t.Context().Err() == nil {
+				if p.Publish("payments", ours("orders", "k", 2)) == nil {
+					sent.Add(1)
+				}
 				time.Sleep(time.Millisecond)
 			}
-			ended.Add(1)
 		}()
 	}
-	time.Sleep(3 * time.Second)
-	if n := ended.Load(); n == 8 {
-		t.Error("watermill-amqp publishes again after a lost connection")
+	for range 5 { // most often once is enough
+		line.cut()
+		time.Sleep(1500 * time.Millisecond) // it is connected again
+		before := sent.Load()
+		time.Sleep(500 * time.Millisecond)
+		if sent.Load() == before {
+			return
+		}
 	}
+	t.Error("watermill-amqp publishes again after a lost connection")
 }
 
 // NewDurableTopicConfig's exchange is not durable: after a restart of the broker it is gone, and its bindings with it.
 func TestStockDurableTopicIsNotDurable(t *testing.T) {
+	notUnderRace(t)
 	t.Parallel()
 	if stock.NewDurableTopicConfig("amqp://localhost", "e", "q").Exchange.Durable {
 		t.Error("it is now")
@@ -89,6 +107,7 @@ func TestStockDurableTopicIsNotDurable(t *testing.T) {
 
 // A header that is no text makes a message that nobody can take, which comes again as fast as it can.
 func TestStockLoopsOnAForeignHeader(t *testing.T) {
+	notUnderRace(t)
 	t.Parallel()
 	host := shared(t)
 	s, err := stock.NewSubscriber(stockConfig(host.URL()), nopLogger{})
@@ -125,6 +144,7 @@ func TestStockLoopsOnAForeignHeader(t *testing.T) {
 
 // A queue that is deleted gives the handler a message that nobody has sent.
 func TestStockMakesAMessageOfADeletedQueue(t *testing.T) {
+	notUnderRace(t)
 	t.Parallel()
 	host := shared(t)
 	s, err := stock.NewSubscriber(stockConfig(host.URL()), nopLogger{})
@@ -151,6 +171,7 @@ func TestStockMakesAMessageOfADeletedQueue(t *testing.T) {
 
 // Publishers and subscribers cannot be made while the broker is away.
 func TestStockNeedsTheBrokerAtTheStart(t *testing.T) {
+	notUnderRace(t)
 	t.Parallel()
 	if _, err := stock.NewPublisher(stockConfig("amqp://127.0.0.1:1/"), nopLogger{}); err == nil {
 		t.Error("it can now")
@@ -159,6 +180,7 @@ func TestStockNeedsTheBrokerAtTheStart(t *testing.T) {
 
 // Any Watermill service can read what we send, and we what it sends.
 func TestStockAndWeUnderstandEachOther(t *testing.T) {
+	notUnderRace(t)
 	t.Parallel()
 	host := shared(t)
 	b := open(t, host.URL())

@@ -283,11 +283,14 @@ func (g *Guard) probe(ctx context.Context, r ownership.Record, w *watch, m *Meas
 // sendAgain is after how long a marker is sent once more: somebody may have emptied the queue.
 const sendAgain = 10 * time.Second
 
-// The metrics that the guard looks at; Meter has to know them.
+// The metrics that the guard looks at.
 const (
 	timersMetric = "banyan_timers_fired_total"
 	askedMetric  = "banyan_requests_total"
 )
+
+// Metrics are those that the meter has to know.
+func Metrics() []string { return []string{timersMetric, askedMetric} }
 
 // counted takes what the process itself has counted: questions to the module that were not answered, and time-outs of those who send it
 // commands. A timer of theirs that fires is an answer that did not come.

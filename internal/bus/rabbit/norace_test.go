@@ -1,0 +1,5 @@
+//go:build !race
+
+package rabbit
+
+const raceDetector = false

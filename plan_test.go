@@ -1,0 +1,122 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// write makes files in a folder.
+func write(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestPlanFindsImports(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, dir, map[string]string{
+		"go.mod":                          "module example.org/shop\n\ngo 1.26\n",
+		"modules/orders/module.go":        "package orders\n\nimport (\n\t\"fmt\"\n\t\"example.org/shop/modules/orders/internal/order\"\n\tapi \"example.org/shop/modules/payments/paymentsapi\"\n)\n",
+		"modules/orders/internal/o.go":    "package order\n\nimport _ \"example.org/shop/modules/payments\"\n",
+		"modules/orders/orders_test.go":   "package orders\n\nimport _ \"example.org/shop/modules/payments\"\n",
+		"modules/payments/module.go":      "package payments\n",
+		"elsewhere/below/nothing.go":      "package below\n",
+		"modules/orders/testdata/not.txt": "import",
+	})
+	for _, at := range []string{dir, filepath.Join(dir, "elsewhere", "below")} {
+		got := importBreaches(at, "orders")
+		if len(got) != 1 || got[0].What != "modules/orders/internal/o.go imports example.org/shop/modules/payments" || got[0].Other != "payments" {
+			t.Errorf("from %s: %+v", at, got)
+		}
+		if got := importBreaches(at, "payments"); len(got) > 0 {
+			t.Errorf("from %s: %+v", at, got)
+		}
+	}
+	if got := importBreaches(t.TempDir(), "orders"); len(got) > 0 {
+		t.Errorf("outside of a checkout: %+v", got)
+	}
+}
+
+// The modules of this repository keep their boundaries.
+func TestPlanFindsNothingHere(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("modules/*/module.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, f := range files {
+		if got := importBreaches(".", filepath.Base(filepath.Dir(f))); len(got) > 0 {
+			t.Errorf("%+v", got)
+		}
+	}
+}
+
+func TestChanges(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("git"); err != nil {
+		t.Skip("git is not installed")
+	}
+	dir := t.TempDir()
+	git := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v: %s", args, err, out)
+		}
+	}
+	write(t, dir, map[string]string{"go.mod": "module example.org/shop\n", "modules/modules.go": "a", "modules/orders/a.go": "a", "modules/payments/a.go": "a"})
+	if got := changes(t.Context(), dir, 90); got != nil {
+		t.Errorf("without a history: %v", got)
+	}
+	git("init", "-q")
+	git("add", ".")
+	git("commit", "-q", "-m", "first", "--date", "2001-01-01T00:00:00Z")
+	write(t, dir, map[string]string{"modules/orders/a.go": "b", "modules/orders/b.go": "b", "README.md": "b"})
+	git("add", ".")
+	git("commit", "-q", "-m", "second")
+	write(t, dir, map[string]string{"README.md": "c"})
+	git("commit", "-q", "-a", "-m", "third")
+	if diff := cmp.Diff(changes(t.Context(), dir, 90), map[string]int{"orders": 2, "payments": 1}); diff != "" {
+		t.Errorf("(-got +want)\n%s", diff)
+	}
+	if got := changes(t.Context(), t.TempDir(), 90); got != nil {
+		t.Errorf("outside of a checkout: %v", got)
+	}
+}
+
+func TestWrongPlans(t *testing.T) {
+	t.Parallel()
+	for line, hint := range map[string]string{
+		"placement plan payments --to away":                   `"away" is not local, shadow, canary, remote or retired`,
+		"placement plan payments --to remote --writes 5":      "remote has no share of reads or writes",
+		"placement rehearse payments --errors many":           `--errors: "many" is not a share as in 1% or 0.01`,
+		"placement rehearse payments --errors 60%":            "are not a share between 0 and 0.5",
+		"placement rehearse payments --for 20m":               "20m0s is not between 1s and 15m0s",
+		"placement rehearse payments --latency 0s --errors 0": "there is nothing to rehearse",
+		"placement rehearse":                                  "see banyan placement rehearse --help",
+		"placement readiness payments":                        "see banyan placement readiness --help",
+	} {
+		_, code, err := run(t, strings.Fields(line)...)
+		if code != exitUsage || err == nil || !strings.Contains(err.Error(), hint) {
+			t.Errorf("banyan %s: exit code %d, %v; want %d and %q", line, code, err, exitUsage, hint)
+		}
+	}
+	for text, want := range map[string]float64{"1%": .01, "0.01": .01, "0": 0, "50 %": -1, "-1": -1, "101%": -1} {
+		if got, err := parseShare(text); (err != nil) != (want < 0) || err == nil && got != want {
+			t.Errorf("%q is %v, %v", text, got, err)
+		}
+	}
+}
