@@ -19,8 +19,11 @@ test: ## what has to hold: format, vet, staticcheck, all tests on SQLite and Pos
 race: ## all tests under the race detector
 	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -race -p 2 -timeout 60m ./...
 
-soak: ## the slow tests too: all data, many kills, a million messages (hours)
+soak: build ## the slow tests too: all data, many kills, a million messages (hours); each module out and home 20 times, reported in docs/proof
 	BANYAN_SOAK=1 BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -p 1 -timeout 6h ./...
+	scripts/postgres.sh && scripts/rabbitmq.sh
+	./banyan prove --all --cycles 20 --out docs/proof/calm
+	./banyan prove --all --cycles 20 --kill --out docs/proof/kill
 
 bench: ## the benchmarks, on SQLite and PostgreSQL (docs/benchmarks.md has figures)
 	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -run '^$$' -bench . -benchtime 5000x -timeout 60m ./internal/bench/...

@@ -209,6 +209,7 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr 
 			r, found := match(method, path)
 			return rest.Request{Method: r.Method, Route: r.Path, Money: r.Money}, found
 		},
+		Epoch: func() uint64 { return p.owners.Record(d.Name).Epoch },
 	})
 	if err != nil {
 		return nil, err
@@ -234,6 +235,7 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr 
 // awaitStores opens the control store and the module's. On SQLite the shop makes the files: it does not matter who is started first.
 func awaitStores(ctx context.Context, stores *database.Stores, module string, log *slog.Logger) (shared, own *database.DB, err error) {
 	for said := false; ; said = true {
+		err = nil
 		if shared == nil {
 			shared, err = stores.StandBy(ctx, database.Control)
 		}

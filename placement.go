@@ -201,6 +201,9 @@ func (p *placements) Watch(ctx context.Context, changed func([]proxy.Placement))
 	}
 }
 
+// Refresh reads the records anew.
+func (p *placements) Refresh(ctx context.Context) error { return p.owners.Refresh(ctx) }
+
 // settle waits until no request of a held module is on its way, here or there, and says so. One that takes long is not waited for
 // longer than clients wait for those that are held.
 func (p *placements) settle(ctx context.Context, r ownership.Record) {

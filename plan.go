@@ -74,7 +74,7 @@ func (s *shop) input(ctx context.Context, cfg config.Config) (preflight.Input, e
 	in := preflight.Input{
 		Modules: modules.All(), Records: s.owners.Records(), Shared: cfg.Database.Driver == "postgres", Stores: map[string]preflight.Store{}, Held: map[string]bool{},
 		Traffic: preflight.TrafficOf(meter.Between(s.observers.meter.Lately(5*time.Minute), at)),
-		Limits:  preflight.Limits{LeaseTTL: cfg.Bus.LeaseTTL, Request: cfg.Bus.RequestTimeout, Pause: cfg.Gateway.Pause.Time, Paused: cfg.Gateway.Pause.Requests},
+		Limits:  preflight.Limits{Pause: cfg.Gateway.Pause.Time, Paused: cfg.Gateway.Pause.Requests},
 	}
 	_, in.Processes = s.owners.Status()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

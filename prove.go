@@ -27,7 +27,7 @@ it ends processes, the broker and database sessions at random moments meanwhile.
 It needs PostgreSQL and RabbitMQ: those that are installed are started for it and removed afterwards, or others are named. In a given
 server it works in a database and a virtual host of its own; a given broker is broken only through --rabbitmqctl.
 
-It writes report.json, report.md and the logs of the processes, and fails if anything is wrong. The same --seed repeats the moments
+It writes report.json and report.md, and fails, leaving the logs of the processes, if anything is wrong. The same --seed repeats the moments
 and kinds of what is broken, not how the processes take it.`,
 		Example: "  banyan prove --module payments --cycles 20\n  banyan prove --module payments --cycles 20 --kill --seed 7\n  banyan prove --all --cycles 20 --kill --out proof",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,6 +49,7 @@ and kinds of what is broken, not how the processes take it.`,
 			}
 			o.Progress = cmd.ErrOrStderr()
 			var failed error
+			var reports []prove.Report
 			for _, name := range names {
 				o := o
 				o.Module, o.Dir = name, out
@@ -65,9 +66,13 @@ and kinds of what is broken, not how the processes take it.`,
 				if err != nil {
 					failed = fmt.Errorf("%w: see %s", err, filepath.Join(o.Dir, "report.md"))
 				}
+				reports = append(reports, report)
 				if _, err := fmt.Fprintln(cmd.OutOrStdout(), report.Summary()); err != nil {
 					return err
 				}
+			}
+			if all {
+				failed = errors.Join(failed, prove.WriteSummary(out, reports))
 			}
 			return failed
 		},

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -157,14 +158,26 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		Self:    ownership.Process{ID: processName(replica), Program: version(), Names: wireNames()},
 		Modules: modules.Names(), Asks: asking(), Shared: stores.Dialect() == database.Postgres, TTL: cfg.Bus.LeaseTTL,
 		Wishes: s.wishes.current, Broker: brokerState(s.broker), Log: log,
+		Needed: map[string]string{"users": "the gateway asks its store which logins are revoked"},
 	}); err != nil {
 		return nil, err
 	}
 	if err := openStores(ctx, stores, s.owners, opened); err != nil {
 		return nil, err
 	}
+	var retired []module.Descriptor
+	for _, d := range modules.All() {
+		if s.owners.Record(d.Name).Placement == ownership.Retired {
+			retired = append(retired, d)
+		}
+	}
 	s.bus = bus.New(cfg.Bus, bus.Options{
-		Replica: replica, Broker: s.broker,
+		Heard: func(module string) {
+			if s.gateway != nil {
+				s.gateway.Purge(module)
+			}
+		},
+		Replica: replica, Broker: s.broker, Foreign: retired,
 		Control: opened[database.Control], Tracer: tracing.Tracer(), Metrics: telemetry.NewMessages(registry), Log: log,
 	})
 	s.bus.Follow(s.owners)
@@ -174,6 +187,9 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	}
 	redactor := message.NewRedactor(contracts...)
 	for _, d := range modules.All() {
+		if opened[d.Name] == nil {
+			continue // retired
+		}
 		o := d.StoreOptions()
 		o.Clock, o.Tracer, o.Log, o.Personal = clock.System{}, tracing.Tracer(), log, redactor
 		s.stores[d.Name] = unit.New(opened[d.Name], o)
@@ -183,6 +199,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	})
 	router := rest.NewEcho(log)
 	api := rest.NewAPI("Banyan", version(), router, log)
+	s.set.Modules = slices.DeleteFunc(s.set.Modules, func(m *module.Module) bool { return opened[m.Name] == nil })
 	for _, m := range s.set.Modules {
 		if err := s.bus.Add(m, s.stores[m.Name]); err != nil {
 			return nil, err
@@ -283,6 +300,9 @@ func openStores(ctx context.Context, stores *database.Stores, owners *ownership.
 	g, gctx := errgroup.WithContext(ctx)
 	for _, name := range modules.Names() {
 		g.Go(func() error {
+			if owners.Record(name).Placement == ownership.Retired {
+				return nil
+			}
 			open := stores.Store
 			if !owners.Record(name).Owns(ownership.Home) {
 				open = stores.StandBy

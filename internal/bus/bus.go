@@ -105,6 +105,7 @@ type Options struct {
 	Broker  *rabbit.Broker      // to modules whose owner is another process; nil for none
 	Control *database.DB        // where subscriptions are registered; nil for none
 	Foreign []module.Descriptor // modules that are not in this process
+	Heard   func(module string) // called when something that a module has announced is about to be handled here; nil for nobody
 	Tracer  trace.Tracer
 	Metrics *telemetry.Messages
 	Log     *slog.Logger
@@ -375,7 +376,14 @@ func (b *Bus) register(ctx context.Context) error {
 		if b.opts.Only != "" && b.opts.Control.Dialect() == database.SQLite {
 			inForce, err = control.Registered(ctx, store) // the shop alone writes that file, and has the same modules
 		} else {
-			inForce, err = control.Register(ctx, store, b.declared, b.opts.Only == "" && len(b.opts.Foreign) == 0)
+			list := b.declared
+			if b.opts.Only == "" { // the whole program, whatever of it is in this process
+				list = maps.Clone(b.declared)
+				for name, subs := range b.foreign {
+					list[name] = append(slices.Clone(list[name]), subs...)
+				}
+			}
+			inForce, err = control.Register(ctx, store, list, b.opts.Only == "")
 		}
 		if err != nil {
 			return err
@@ -599,6 +607,9 @@ func (b *Bus) consume(p *part, msg *wm.Message) error {
 	}
 	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier(msg.Metadata))
 	ctx = telemetry.WithCorrelation(ctx, m.CorrelationID)
+	if b.opts.Heard != nil {
+		b.opts.Heard(m.Source)
+	}
 	handlers := p.events[m.Name]
 	if len(handlers) == 0 {
 		return b.unhandled(ctx, p, m)

@@ -157,12 +157,12 @@ func TestFlipsSurviveKills(t *testing.T) {
 		t.Run(engine, func(t *testing.T) {
 			t.Parallel()
 			broker := testinfra.Rabbit(t)
-			url := "BANYAN_BUS_RABBITMQ_URL=" + broker.URL()
+			env := []string{"BANYAN_BUS_RABBITMQ_URL=" + broker.URL(), "BANYAN_BUS_LEASE_TTL=2s"}
 			var s *shop
 			if engine == "sqlite" {
-				s = sqlite(t, url)
+				s = sqlite(t, env...)
 			} else {
-				s = postgres(t, false, url)
+				s = postgres(t, false, env...)
 			}
 			o := s.standIn("payments")
 			o.launch()
@@ -182,10 +182,15 @@ func TestFlipsSurviveKills(t *testing.T) {
 				victims := []string{"the module", "the shop", "connections", "sessions", "the shop", "the module", "nobody"}
 				victim := victims[round%len(victims)]
 				round++
-				if out, err := exec.Command(mustBinary(t), "placement", "set", "payments", to, "--wait", "0s", "--data", s.dir, "--admin-addr", s.admin).CombinedOutput(); err != nil {
-					to += " refused: " + string(out)
+				eventually(t, "the change before settles", func() bool { _, step := s.where("payments"); return step == "" })
+				move := exec.Command(mustBinary(t), "placement", "set", "payments", to, "--wait", "20s", "--data", s.dir, "--admin-addr", s.admin)
+				if err := move.Start(); err != nil {
+					t.Error(err)
+					return
 				}
-				<-time.After(time.Duration(rand.IntN(120)) * time.Millisecond)
+				defer func() { _ = move.Wait() }() // who asked may have been cut off
+				eventually(t, "the change begins", func() bool { at, _ := s.where("payments"); return at == to })
+				<-time.After(time.Duration(rand.IntN(60)) * time.Millisecond)
 				t.Logf("%s, %s dies", to, victim)
 				switch victim {
 				case "the module":
@@ -216,7 +221,9 @@ func TestFlipsSurviveKills(t *testing.T) {
 }
 
 // ended says whether a process has ended by itself.
-func (s *shop) ended() bool { return s.cmd.Process.Signal(syscall.Signal(0)) != nil || zombie(s.cmd.Process.Pid) }
+func (s *shop) ended() bool {
+	return s.cmd.Process.Signal(syscall.Signal(0)) != nil || zombie(s.cmd.Process.Pid)
+}
 
 func zombie(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

@@ -14,6 +14,7 @@ type situation struct {
 	shared    bool   // both sides can have the module's store open: PostgreSQL
 	broker    string // as this process sees it
 	asks      map[string]bool
+	needed    map[string]string
 	processes []Process // that live
 	self      Process
 }
@@ -54,8 +55,16 @@ func (s situation) allows(from Record, w Wish) error {
 	m := from.Module
 	refuse := func(format string, args ...any) error { return errs.New(errs.Conflict, format, args...) }
 	wait := func(format string, args ...any) error { return errs.New(errs.Unavailable, format, args...) }
+	if from.Placement == Retired && w.Placement != Remote {
+		return refuse("%s is retired, and the shop may run without it; set it to remote, start the shop's processes anew, and go on from there", m)
+	}
+	for _, p := range s.processes {
+		if w.Placement.owner() == Home && slices.Contains(p.Lacks, m) {
+			return refuse("%s was started without %s, which was retired then; start it anew", p.Label(), m)
+		}
+	}
 	if w.Placement == Local {
-		return nil // nothing blocks the way home
+		return nil // nothing else blocks the way home
 	}
 	if from.Step != Settled && w.Placement.owner() != from.Owner {
 		return refuse("%s is in the middle of a change (%s); wait for it (banyan placement status), or set it to local", m, from.Wish)
@@ -65,6 +74,9 @@ func (s situation) allows(from Record, w Wish) error {
 	}
 	if !s.shared && w.Writes > 0 {
 		return refuse("%s cannot have a canary of writes: its SQLite file has one writing process; leave the writes out, go to remote in one step, or move the store to PostgreSQL first (database.driver: postgres)", m)
+	}
+	if why := s.needed[m]; why != "" && w.Placement == Retired {
+		return refuse("%s cannot be retired: %s", m, why)
 	}
 	var there []Process
 	for _, p := range s.processes {

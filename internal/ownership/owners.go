@@ -19,6 +19,7 @@ type Options struct {
 	Modules []string               // all there are
 	Asks    map[string]bool        // modules that ask others while they answer
 	Shared  bool                   // a store can be open on both sides: PostgreSQL
+	Needed  map[string]string      // modules that cannot be retired, and why
 	Wishes  func() map[string]Wish // what is configured; nil for a process that has no say
 	Broker  func() string          // how the broker is; nil for none
 	TTL     time.Duration          // how soon a process that does not register counts as gone
@@ -58,6 +59,11 @@ func Open(ctx context.Context, registry Registry, o Options) (*Owners, error) {
 	own.o.Self.StartedAt = time.Now().UTC()
 	snap, err := registry.Read(ctx)
 	own.current = snap
+	for _, m := range o.Modules {
+		if own.o.Self.Module == "" && snap.record(m).Placement == Retired {
+			own.o.Self.Lacks = append(own.o.Self.Lacks, m)
+		}
+	}
 	return own, err
 }
 
@@ -176,6 +182,12 @@ func (o *Owners) Run(ctx context.Context) error {
 	return nil
 }
 
+// Refresh reads the records now, and has the process follow them.
+func (o *Owners) Refresh(ctx context.Context) error {
+	defer o.Nudge()
+	return o.read(ctx)
+}
+
 func (o *Owners) read(ctx context.Context) error {
 	snap, err := o.registry.Read(ctx)
 	if err != nil {
@@ -259,7 +271,7 @@ func (o *Owners) Trouble() error {
 }
 
 func (o *Owners) situation(s Snapshot) situation {
-	return situation{shared: o.o.Shared, broker: o.broker(), asks: o.o.Asks, processes: alive(s.Processes, o.o.TTL), self: o.o.Self}
+	return situation{shared: o.o.Shared, broker: o.broker(), asks: o.o.Asks, needed: o.o.Needed, processes: alive(s.Processes, o.o.TTL), self: o.o.Self}
 }
 
 func (o *Owners) snapshot() Snapshot {

@@ -135,7 +135,8 @@ type Process struct {
 	Program   string            `json:"program"`          // version of the program
 	Names     []string          `json:"names"`            // wire names that it knows
 	Address   string            `json:"address,omitempty"`
-	Broker    string            `json:"broker"` // BrokerReady, BrokerNone, or what is wrong with it
+	Lacks     []string          `json:"lacks,omitempty"` // modules that the shop was started without: they were retired
+	Broker    string            `json:"broker"`          // BrokerReady, BrokerNone, or what is wrong with it
 	Wishes    map[string]string `json:"wishes,omitempty"`
 	Follows   map[string]uint64 `json:"follows,omitempty"` // module -> version of the record that is in force here
 	StartedAt time.Time         `json:"started_at"`

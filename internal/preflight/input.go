@@ -84,10 +84,8 @@ type Breach struct {
 
 // Limits are those of the configuration that bound what waits.
 type Limits struct {
-	LeaseTTL time.Duration // then another process takes over from one that has died
-	Request  time.Duration // of a question without a deadline
-	Pause    time.Duration // of a request that waits at the gateway
-	Paused   int           // requests that may
+	Pause  time.Duration // of a request that waits at the gateway
+	Paused int           // requests that may
 }
 
 func (in Input) record(name string) ownership.Record {

@@ -161,6 +161,9 @@ func (r *Report) questions(in Input, after ownership.Record) {
 	slices.SortStableFunc(r.Questions, func(a, b Question) int { return cmp.Compare(b.Added, a.Added) })
 }
 
+// handOver is after how long a lease is taken that an owner by an earlier epoch has not given back.
+const handOver = time.Second
+
 func (r *Report) steps(in Input, from, after ownership.Record) {
 	if from.Wish == after.Wish {
 		r.find(Notes, r.Module+" is "+from.Wish.String()+" already; nothing changes", "")
@@ -206,7 +209,7 @@ func (r *Report) steps(in Input, from, after ownership.Record) {
 		requests()
 	}
 	step(leaves, fmt.Sprintf("stops relay, timers, subscriptions and answers of %s and gives back its lease", r.Module),
-		"questions to "+r.Module+", and what it would send", in.Limits.LeaseTTL)
+		"questions to "+r.Module+", and what it would send", handOver)
 	if !in.Shared {
 		step(leaves, "closes the SQLite file of "+r.Module, "", 0)
 	}
@@ -220,7 +223,7 @@ func (r *Report) steps(in Input, from, after ownership.Record) {
 		if w.To == "local" {
 			what = fmt.Sprintf("messages of %s to %s go within the process, when what the broker holds of them is handled", w.Publisher, w.Subscriber)
 		}
-		step(holder, what, holds, time.Second)
+		step(holder, what, holds, handOver)
 	}
 	if !in.Shared {
 		requests()

@@ -53,7 +53,7 @@ func shop() Input {
 			{Caller: "orders", Message: "carts.get.v1", PerSecond: 10, P50: 200 * time.Microsecond},
 		}},
 		Stores: map[string]Store{"payments": {}},
-		Limits: Limits{LeaseTTL: 6 * time.Second, Request: 5 * time.Second, Pause: 5 * time.Second, Paused: 1000},
+		Limits: Limits{Pause: 5 * time.Second, Paused: 1000},
 	}
 }
 
@@ -83,7 +83,7 @@ func TestPlanOut(t *testing.T) {
 	if diff := cmp.Diff(steps, []string{
 		"control store | the record of payments says remote, owner away, epoch 2 instead of 1 |  | 0s",
 		"gateway | sends all requests of payments to payments b-2; those in flight end where they began |  | 0s",
-		"shop a-1 | stops relay, timers, subscriptions and answers of payments and gives back its lease | questions to payments, and what it would send | 6s",
+		"shop a-1 | stops relay, timers, subscriptions and answers of payments and gives back its lease | questions to payments, and what it would send | 1s",
 		"payments b-2 | takes the lease by its epoch; runs relay, timers, subscriptions and answers of payments |  | 0s",
 		"shop a-1 | messages of orders to payments go by the broker | these messages, in the outbox | 1s",
 		"payments b-2 | messages of payments to notifications go by the broker | these messages, in the outbox | 1s",

@@ -33,6 +33,7 @@ type Report struct {
 	Charges  int            `json:"charges"`  // that the card provider has made
 	Mails    int            `json:"mails"`
 	Requests int            `json:"requests"`
+	OfModule int            `json:"requests_of_module"` // to the module's routes
 
 	Lost      int `json:"lost"`
 	Doubled   int `json:"doubled"`
@@ -113,6 +114,9 @@ func (r *Report) requests(log *requestLog, before time.Time, flips []flip, broke
 	}
 	took := map[string][]time.Duration{}
 	for _, a := range attempts {
+		if a.module == r.Module {
+			r.OfModule++
+		}
 		if a.failure == "" {
 			when := "between changes"
 			switch {
@@ -167,6 +171,12 @@ func (r *Report) figures(told *Told, b Books, t Testimony) {
 	}
 	r.Checkout.Messages, r.Checkout.Median, r.Checkout.P99 = len(waited), quantile(waited, 0.5), quantile(waited, 0.99)
 	r.Message = pauses(t, r.Module)
+	// A proof in which nothing has happened proves nothing.
+	for what, n := range map[string]int{"orders": r.Orders, "charges": r.Charges, "mails": r.Mails, "messages from or to the module": r.Message.Messages, "requests to the module": r.OfModule, "changes of place": len(r.Flips) / 2} {
+		if n < r.Cycles {
+			r.add(Violation{Kind: Stuck, What: "proof", Key: r.Module, Detail: fmt.Sprintf("%d %s in %d cycles: too few to prove anything", n, what, r.Cycles)})
+		}
+	}
 }
 
 func (r Report) write(dir string) error {
@@ -177,15 +187,33 @@ func (r Report) write(dir string) error {
 	return errors.Join(os.WriteFile(filepath.Join(dir, "report.json"), append(b, '\n'), 0o644), os.WriteFile(filepath.Join(dir, "report.md"), []byte(r.Markdown()), 0o644))
 }
 
+// WriteSummary writes summary.md, a table of reports.
+func WriteSummary(dir string, reports []Report) error {
+	var b strings.Builder
+	b.WriteString("# Modules out and home\n\n| module | cycles | faults | orders | messages | lost | doubled | reordered | failed requests | other | p99 before | p99 during changes | longest pause per key | longest change |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, r := range reports {
+		longest := time.Duration(0)
+		for _, f := range r.Flips {
+			longest = max(longest, f.Took)
+		}
+		_, _ = fmt.Fprintf(&b, "| [%s](%s/report.md) | %d | %d | %d | %d | %d | %d | %d | %d | %d | %s | %s | %s | %s |\n", r.Module, r.Module, r.Cycles, total(r.Faults), r.Orders, r.Messages,
+			r.Lost, r.Doubled, r.Reordered, r.Failed, r.Other, short(r.Latency["before"].P99), short(r.Latency["during changes"].P99), short(r.Message.Longest), short(longest))
+	}
+	return os.WriteFile(filepath.Join(dir, "summary.md"), []byte(b.String()), 0o644)
+}
+
+func total(m map[string]int) (n int) {
+	for _, k := range m {
+		n += k
+	}
+	return n
+}
+
 // Summary is the report on one line.
 func (r Report) Summary() string {
 	with := ""
 	if r.Kill {
-		n := 0
-		for _, k := range r.Faults {
-			n += k
-		}
-		with = fmt.Sprintf(" with %d faults", n)
+		with = fmt.Sprintf(" with %d faults", total(r.Faults))
 	}
 	return fmt.Sprintf("%s: %d cycles%s, %d orders, %d messages: %d lost, %d doubled, %d reordered, %d failed requests, %d other; added p99 %s, longest pause %s",
 		r.Module, r.Cycles, with, r.Orders, r.Messages, r.Lost, r.Doubled, r.Reordered, r.Failed, r.Other, short(r.AddedP99), short(r.Message.Longest))
@@ -206,8 +234,8 @@ func (r Report) Markdown() string {
 	p("|---:|---:|---:|---:|---:|")
 	p("| %d | %d | %d | %d | %d |", r.Lost, r.Doubled, r.Reordered, r.Failed, r.Other)
 	p("")
-	p("Compared: %d orders that clients were told of (%s), %d messages between modules, %d charges of the card provider, %d mails, %d requests.",
-		r.Orders, counts(r.ByStatus), r.Messages, r.Charges, r.Mails, r.Requests)
+	p("Compared: %d orders that clients were told of (%s), %d messages between modules, %d charges of the card provider, %d mails, %d requests (%d to %s).",
+		r.Orders, counts(r.ByStatus), r.Messages, r.Charges, r.Mails, r.Requests, r.OfModule, r.Module)
 	if r.Kill {
 		p("")
 		p("Broken on purpose: %s. Attempts that got no answer from a process that was killed, and were answered when they were sent again: %s.", counts(r.Faults), counts(r.Interrupted))

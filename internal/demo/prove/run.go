@@ -110,7 +110,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	// Stores and mails are gone afterwards; what the processes said stays beside the report.
+	// Stores and mails are gone afterwards; what the processes said stays beside the report of what went wrong.
 	work, err := os.MkdirTemp(dir, "run-")
 	if err != nil {
 		return Report{}, err
@@ -120,6 +120,9 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	err = errors.Join(err, os.RemoveAll(filepath.Join(work, "data")))
 	if err != nil && !errors.Is(err, ErrViolated) {
 		return r, fmt.Errorf("%w; the logs are in %s", err, work)
+	}
+	if err == nil {
+		return r, errors.Join(os.RemoveAll(work), r.write(dir)) // nobody reads the logs of what went well
 	}
 	r.Logs = filepath.Base(work)
 	return r, errors.Join(err, r.write(dir))
@@ -168,7 +171,7 @@ func prove(ctx context.Context, o Options, top topology) (r Report, err error) {
 	}
 	r = Report{
 		Module: o.Module, Topology: top.describe(), Program: o.Program, Cycles: o.Cycles, Kill: o.Kill, Seed: o.Seed, Clients: o.Clients,
-		At: began.UTC().Truncate(time.Second), Seconds: time.Since(began).Seconds(),
+		At: began.UTC().Truncate(time.Second), Seconds: time.Since(began).Seconds(), Violations: []Violation{},
 	}
 	r.requests(t.log, before, m.flips, broken)
 	if moving != nil {
