@@ -492,7 +492,7 @@ func (s *settings) rehearse(cmd *cobra.Command, module string, latency time.Dura
 				return errors.Join(fmt.Errorf("it ends by itself at %s", r.Began.Add(lasts).Local().Format(time.TimeOnly)), err)
 			}
 			return printRehearsal(s.output(cmd), r)
-		case <-time.After(min(time.Second, time.Until(r.Began.Add(lasts))+50*time.Millisecond)):
+		case <-time.After(max(50*time.Millisecond, min(time.Second, time.Until(r.Began.Add(lasts))))):
 		}
 		if err := a.Get(cmd.Context(), path, &r); err != nil && cmd.Context().Err() == nil {
 			return err

@@ -221,7 +221,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 		return nil, err
 	}
 	s.operator = admin.Server(admin.Options{
-		Token: token, Hosts: cfg.AdminHosts, Registry: registry, Log: log,
+		Token: token, Hosts: cfg.AdminHosts, Registry: registry, Log: log, Quiet: []string{"/admin" + ownership.RegisterPath},
 		Open: map[string]http.Handler{
 			"GET /healthz": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"status":"ok"}`+"\n") }),
 			"GET /readyz":  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.gateway.Readyz(r.Context(), w, r.URL.Query()) }),

@@ -18,6 +18,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,6 +87,7 @@ type Options struct {
 	Registry *prometheus.Registry
 	Open     map[string]http.Handler // without the token: probes
 	Guarded  map[string]http.Handler // with it, by pattern
+	Quiet    []string                // paths of requests that processes make by themselves all the time: no news
 	Log      *slog.Logger
 }
 
@@ -144,7 +146,7 @@ func (o Options) guard(next http.Handler) http.Handler {
 			refuse(w, r, errs.New(errs.Unauthenticated, "give the token of the file %s in the data directory", TokenFile))
 			return
 		}
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead && !slices.Contains(o.Quiet, r.URL.Path) {
 			o.Log.InfoContext(r.Context(), "operator changes something", "method", r.Method, "path", r.URL.Path, "caller", r.RemoteAddr, "agent", r.UserAgent())
 		}
 		next.ServeHTTP(w, r)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,16 +55,42 @@ func answerPage(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(page)
 }
 
+// answerAlike answers with the headers that the gateway sets.
+func answerAlike(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h["X-Request-Id"] = []string{"0123456789abcdef0123456789abcdef"}
+	h["X-Content-Type-Options"], h["Referrer-Policy"], h["X-Frame-Options"] = []string{"nosniff"}, []string{"no-referrer"}, []string{"DENY"}
+	h["Content-Security-Policy"], h["Cache-Control"] = []string{"default-src 'none'; frame-ancestors 'none'"}, []string{"no-store"}
+	answerPage(w, r)
+}
+
+var order = []byte(`{"id":"0197f2c3-5b7e-7c4e-9d55-1f2a3b4c5d6e","lines":[` + strings.Repeat(`{"sku":"85123A","quantity":6,"price":{"amount":255,"currency":"GBP"}},`, 13) + `{"sku":"71053","quantity":1}]}`)
+
+// answerOrder waits, as for a database, and answers.
+func answerOrder(w http.ResponseWriter, _ *http.Request) {
+	time.Sleep(2 * time.Millisecond)
+	w.Header()["Content-Type"] = []string{"application/json"}
+	_, _ = w.Write(order)
+}
+
 // serveRole is one of the servers that are compared.
 func serveRole(role, addr, origin string) error {
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	if role == "plain" {
+	cfg := proxy.DefaultConfig()
+	switch role {
+	case "plain":
 		s := &http.Server{Addr: addr, Handler: http.HandlerFunc(answerPage), Protocols: protocols}
 		return s.ListenAndServe()
+	case "plain-alike":
+		c := cfg.Limits
+		s := &http.Server{
+			Addr: addr, Handler: http.HandlerFunc(answerAlike), Protocols: protocols, ReadHeaderTimeout: c.ReadHeader, WriteTimeout: c.Write, IdleTimeout: c.Idle,
+			MaxHeaderBytes: c.HeaderBytes,
+		}
+		return s.ListenAndServe()
 	}
-	cfg := proxy.DefaultConfig()
 	cfg.AccessLog = false
 	cfg.Rate = proxy.Rates{Clients: 100}
 	o := proxy.Options{Clock: clock.System{}, Local: http.HandlerFunc(answerPage), Modules: []module.Descriptor{{Name: "pages", Routes: []module.Route{{ID: "page", Method: "GET", Path: "/api/pages/{id}", Class: module.Read}}}}}
@@ -80,7 +107,29 @@ func serveRole(role, addr, origin string) error {
 	} else {
 		cfg.Cache.Enabled, cfg.Compress.Enabled = false, false
 	}
-	if kind != "local" {
+	if kind == "module" || kind == "shadow" {
+		key, err := token.NewKey()
+		if err != nil {
+			return err
+		}
+		keys, err := token.NewKeyring(key)
+		if err != nil {
+			return err
+		}
+		cfg.Remote.Health.Active.Path = ""
+		o.Signer, o.Endpoints = assertion.NewSigner(keys, clock.System{}), map[string][]string{"pages": {"http://" + origin}}
+	}
+	switch kind {
+	case "local":
+	case "module":
+		o.Placements = proxy.NewFixed(proxy.Placement{Module: "pages", State: proxy.Remote, Held: true})
+	case "order":
+		o.Local = http.HandlerFunc(answerOrder)
+	case "shadow":
+		o.Local = http.HandlerFunc(answerOrder)
+		cfg.Shadow.Sample = 100
+		o.Placements = proxy.NewFixed(proxy.Placement{Module: "pages", State: proxy.Shadow, Held: true})
+	default:
 		remote := upstream.DefaultConfig()
 		remote.Endpoints, remote.Health.Active.Path, remote.Protocol = []string{"http://" + origin}, "", upstream.H1
 		switch kind {
@@ -90,20 +139,6 @@ func serveRole(role, addr, origin string) error {
 			remote.Transport = upstream.Synchronous
 		}
 		cfg.Upstreams = []proxy.Foreign{{Name: "origin", Config: remote, Routes: []proxy.ForeignRoute{{Match: "GET /pages/{id}", Class: "read"}}}}
-		if kind == "module" {
-			key, err := token.NewKey()
-			if err != nil {
-				return err
-			}
-			keys, err := token.NewKeyring(key)
-			if err != nil {
-				return err
-			}
-			cfg.Upstreams = nil
-			cfg.Remote.Health.Active.Path = ""
-			o.Signer, o.Endpoints = assertion.NewSigner(keys, clock.System{}), map[string][]string{"pages": {"http://" + origin}}
-			o.Placements = proxy.NewFixed(proxy.Placement{Module: "pages", State: proxy.Remote, Held: true})
-		}
 	}
 	gate, err := proxy.New(cfg, o)
 	if err != nil {
@@ -235,6 +270,7 @@ func BenchmarkGateway(b *testing.B) {
 		start      func(b *testing.B) process
 	}{
 		{"plain-net-http", "/x", func(*testing.B) process { return origin }},
+		{"plain-net-http-alike", "/x", func(b *testing.B) process { return startRole(b, "plain-alike", "") }},
 		{"local", "/api/pages/1", func(b *testing.B) process { return startRole(b, "local", "") }},
 		{"local-full", "/api/pages/1", func(b *testing.B) process { return startRole(b, "local-full", "") }},
 		{"h1", "/pages/1", func(b *testing.B) process { return startRole(b, "h1", origin.addr) }},
@@ -255,6 +291,131 @@ func BenchmarkGateway(b *testing.B) {
 			b.ReportMetric(float64((p.used(b)-before).Nanoseconds())/1000/float64(b.N), "cpu-us/op")
 		})
 	}
+}
+
+// BenchmarkShadow: what a client feels of comparisons with an upstream that is ill. Every answer is offered for comparison, 500
+// requests a second, each answered after 2 ms. A gateway without a shadow takes turns with it, so that both see the same machine.
+func BenchmarkShadow(b *testing.B) {
+	for _, ill := range []string{"dead", "slow", "flooding"} {
+		b.Run(ill, func(b *testing.B) {
+			without, with := startRole(b, "order", ""), startRole(b, "shadow", startIll(b, ill))
+			const turn = 500
+			paced(b, without.addr, turn) // connections, caches, and a first heap
+			paced(b, with.addr, turn)
+			var before, after, growth [2][]float64 // at 50 and at 99 percent, of each turn
+			b.ResetTimer()
+			for range max(3, b.N/turn) {
+				one, other := paced(b, without.addr, turn), paced(b, with.addr, turn)
+				slices.Sort(one)
+				slices.Sort(other)
+				for i, percent := range []int{50, 99} {
+					x, y := one[turn*percent/100].Seconds()*1000, other[turn*percent/100].Seconds()*1000
+					before[i], after[i], growth[i] = append(before[i], x), append(after[i], y), append(growth[i], 100*(y/x-1))
+				}
+			}
+			// The middle one of all turns: what else the machine does comes and goes.
+			middle := func(list []float64) float64 {
+				slices.Sort(list)
+				return list[len(list)/2]
+			}
+			for i, name := range []string{"p50", "p99"} {
+				b.ReportMetric(middle(before[i]), name+"-without-ms")
+				b.ReportMetric(middle(after[i]), name+"-with-ms")
+				b.ReportMetric(middle(growth[i]), name+"-growth-%")
+			}
+			b.ReportMetric(with.peak(b), "peak-MiB")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// startIll is an upstream that gives no good answer.
+func startIll(b *testing.B, ill string) (addr string) {
+	b.Helper()
+	if ill == "dead" {
+		return freeAddr(b)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	protocols := &http.Protocols{}
+	protocols.SetUnencryptedHTTP2(true)
+	s := &http.Server{Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ill == "slow" {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(30 * time.Second):
+			}
+			return
+		}
+		w.Header()["Content-Type"] = []string{"application/json"}
+		for {
+			if _, err := w.Write(order); err != nil {
+				return
+			}
+		}
+	})}
+	go func() { _ = s.Serve(l) }()
+	b.Cleanup(func() { _ = s.Close() })
+	return l.Addr().String()
+}
+
+// paced sends n requests at 500 a second over 10 connections, and tells how long each took.
+func paced(b *testing.B, addr string, n int) []time.Duration {
+	b.Helper()
+	const conns, every = 10, 2 * time.Millisecond
+	request := []byte("GET /api/pages/1 HTTP/1.1\r\nHost: " + addr + "\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+	taken := make([]time.Duration, n)
+	begin := time.Now()
+	var all sync.WaitGroup
+	for first := range conns {
+		all.Go(func() {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			defer func() { _ = c.Close() }()
+			in := bufio.NewReader(c)
+			for i := first; i < n; i += conns {
+				time.Sleep(time.Until(begin.Add(time.Duration(i) * every)))
+				start := time.Now()
+				_, err := c.Write(request)
+				if err == nil {
+					var a *http.Response
+					if a, err = http.ReadResponse(in, nil); err == nil {
+						_, err = io.Copy(io.Discard, a.Body)
+						if a.StatusCode != http.StatusOK {
+							err = fmt.Errorf("answered %d", a.StatusCode)
+						}
+					}
+				}
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				taken[i] = time.Since(start)
+			}
+		})
+	}
+	all.Wait()
+	return taken
+}
+
+// peak is the most memory that the process has had, in MiB.
+func (p process) peak(b *testing.B) float64 {
+	b.Helper()
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "status"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return kib / 1024
 }
 
 func find(b *testing.B, name string) string {

@@ -244,22 +244,12 @@ func (b *Bus) Open(ctx context.Context) error {
 			Due:         func(time.Time) { b.due(p) },
 			Effect:      p.timers.Effect,
 		})
-		if !b.owned(name) {
-			continue // who owns it has looked, or will
+		if !p.store.DB().Taken() {
+			continue // whoever takes the store looks then
 		}
 		g.Go(func() error { return b.openPart(gctx, p) })
 	}
 	return g.Wait()
-}
-
-// owned says whether this side owns a module by what is known before Run.
-func (b *Bus) owned(module string) bool {
-	return !b.placed || b.owns(b.look(module)) || b.shared(module)
-}
-
-// shared says whether both sides may write a module's store at once.
-func (b *Bus) shared(module string) bool {
-	return b.parts[module].store.DB().Dialect() == database.Postgres
 }
 
 // openPart looks whether what waits in a module's store is known to this version of the program, and takes up what was begun.

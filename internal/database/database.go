@@ -223,6 +223,12 @@ func (d *DB) Take(ctx context.Context) error {
 	return nil
 }
 
+// Taken says whether this process may write the store.
+func (d *DB) Taken() bool {
+	f, ok := d.engine.(*sqliteFile)
+	return !ok || f.taken()
+}
+
 // Release finishes units of work under way and lets another process write the store. Reading goes on; writes fail until Take.
 func (d *DB) Release() error {
 	if f, ok := d.engine.(*sqliteFile); ok {

@@ -127,6 +127,12 @@ func (f *sqliteFile) take(ctx context.Context) error {
 	return nil
 }
 
+func (f *sqliteFile) taken() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.engine != nil
+}
+
 // release finishes units of work under way and lets another process be the writer.
 func (f *sqliteFile) release() error {
 	f.handing.Lock()
@@ -162,10 +168,7 @@ func (f *sqliteFile) ping(ctx context.Context) error {
 // listen looks whether another process has written, which costs a look at shared memory. What this process writes it knows: the one
 // writer has nothing to listen to.
 func (f *sqliteFile) listen(ctx context.Context, _ string, wake func(string)) error {
-	f.mu.RLock()
-	writer := f.engine != nil
-	f.mu.RUnlock()
-	if writer {
+	if f.taken() {
 		<-ctx.Done()
 		return nil
 	}

@@ -18,8 +18,12 @@ import (
 // placement runs `banyan placement` against the shop.
 func (s *shop) placement(t testing.TB, args ...string) string {
 	t.Helper()
-	out, err := exec.Command(mustBinary(t), append([]string{"placement", "--data", s.dir, "--admin-addr", s.admin}, args...)...).CombinedOutput()
+	cmd := exec.Command(mustBinary(t), append([]string{"placement", "--data", s.dir, "--admin-addr", s.admin}, args...)...)
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
 	if err != nil {
+		out = append(out, said.String()...)
 		status, _ := exec.Command(mustBinary(t), "placement", "status", "--json", "--data", s.dir, "--admin-addr", s.admin).CombinedOutput()
 		t.Fatalf("placement %v: %v: %s\n%s", args, err, out, status)
 	}
@@ -192,6 +196,9 @@ func TestFlipsSurviveKills(t *testing.T) {
 				eventually(t, "the change begins", func() bool { at, _ := s.where("payments"); return at == to })
 				<-time.After(time.Duration(rand.IntN(60)) * time.Millisecond)
 				t.Logf("%s, %s dies", to, victim)
+				if o.ended() {
+					t.Errorf("the module's process has ended by itself: %s", o.errOut)
+				}
 				switch victim {
 				case "the module":
 					o.kill()
@@ -212,9 +219,6 @@ func TestFlipsSurviveKills(t *testing.T) {
 			})
 			l.check()
 			s.placement(t, "set", "payments", "local", "--wait", "30s")
-			if o.ended() {
-				t.Errorf("the module's process has ended: %s", o.errOut)
-			}
 			t.Log("\n" + s.placement(t, "history", "payments") + s.placement(t, "status"))
 		})
 	}

@@ -64,30 +64,3 @@ func TestProof(t *testing.T) {
 		t.Error("another seed than thought: it kills the broker")
 	}
 }
-
-// What cannot be proved is refused with the way out.
-func TestProofRefusals(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct {
-		args []string
-		want string
-	}{
-		"no module":       {nil, "--module: name the module, or give --all"},
-		"both":            {[]string{"--all", "--module", "orders"}, "leave --module out"},
-		"no such module":  {[]string{"--module", "order"}, `there is no module "order"; there are users`},
-		"too many":        {[]string{"--module", "orders", "--cycles", "100000"}, "--cycles: 100000 is not between"},
-		"no broker to do": {[]string{"--module", "orders", "--rabbitmqctl", "rabbitmqctl"}, "name that too"},
-		"no folder":       {[]string{"--module", "orders", "--out", ""}, "--out: is empty"},
-	} {
-		cmd := exec.Command(mustBinary(t), append([]string{"prove"}, test.args...)...)
-		cmd.Dir = t.TempDir()
-		out, err := cmd.CombinedOutput()
-		if err == nil || cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), test.want) {
-			t.Errorf("%s: exit %d, %s", name, cmd.ProcessState.ExitCode(), out)
-		}
-	}
-	cmd := exec.Command(mustBinary(t), "prove", "--module", "orders", "--out", t.TempDir(), "--postgres", "postgres://nobody:secret@127.0.0.1:1/postgres")
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "--postgres: ") || strings.Contains(string(out), "secret") {
-		t.Errorf("a server that is not there: %v: %s", err, out)
-	}
-}

@@ -137,13 +137,19 @@ func (r *Report) questions(in Input, after ownership.Record) {
 	for _, d := range in.Modules {
 		for _, name := range d.Asks {
 			target := message.Module(name)
-			if d.Name != r.Module && target != r.Module || transport(then, d.Name, target) == "local" {
+			share := 1.0
+			if after.Placement == ownership.Canary && d.Name == r.Module {
+				share = float64(after.Reads) / 10_000 // what the second process answers, it asks from there
+			} else if transport(then, d.Name, target) == "local" {
+				continue
+			}
+			if d.Name != r.Module && target != r.Module {
 				continue
 			}
 			q := Question{Caller: d.Name, Message: name, Then: cost}
 			for _, c := range in.Traffic.Calls {
 				if c.Caller == d.Name && c.Message == name {
-					q.PerSecond, q.Now, q.Then = c.PerSecond, c.P50, c.P50+cost
+					q.PerSecond, q.Now, q.Then = share*c.PerSecond, c.P50, c.P50+cost
 				}
 			}
 			if transport(now, d.Name, target) == "rabbit" {
@@ -382,6 +388,9 @@ func (r *Report) backlog(in Input, from, after ownership.Record) {
 		return
 	}
 	moves := from.Owner != after.Owner
+	if s.Error != "" && !in.Shared && from.Owner == ownership.Away {
+		return // the file is with the other process
+	}
 	if s.Error != "" {
 		r.find(Warns, "the store of "+r.Module+" cannot be looked at: "+s.Error, "look again when it can be reached")
 		return

@@ -171,8 +171,12 @@ func TestFindings(t *testing.T) {
 			in.Stores["payments"] = Store{Dead: 1, Parked: 2, Pending: 3, Oldest: time.Minute, Due: 4, Timers: 9}
 		}, nil,
 			[]string{"warns: 1 dead letters of payments", "warns: 3 messages of payments are on their way, the oldest for 1m0s", "notes: 2 keys of payments", "notes: 4 of 9 timers"}},
-		"messages just sent":    {"payments", func(in *Input) { in.Stores["payments"] = Store{Pending: 3, Oldest: time.Second} }, nil, []string{"notes: 3 messages of payments"}},
-		"a store that is away":  {"payments", func(in *Input) { in.Stores["payments"] = Store{Error: "away", Dead: 1} }, nil, []string{"warns: the store of payments cannot be looked at: away"}},
+		"messages just sent":   {"payments", func(in *Input) { in.Stores["payments"] = Store{Pending: 3, Oldest: time.Second} }, nil, []string{"notes: 3 messages of payments"}},
+		"a store that is away": {"payments", func(in *Input) { in.Stores["payments"] = Store{Error: "away", Dead: 1} }, nil, []string{"warns: the store of payments cannot be looked at: away"}},
+		"a file that is away": {"payments", func(in *Input) {
+			in.Shared, in.Stores["payments"] = false, Store{Error: "away"}
+			in.Records = []ownership.Record{{Module: "payments", Wish: remote, Owner: ownership.Away}}
+		}, nil, []string{"notes: payments is remote already"}},
 		"held by configuration": {"payments", func(in *Input) { in.Held = map[string]bool{"payments": true} }, nil, []string{"notes: modules.payments.hold is true"}},
 		"what blocks comes first": {"payments", func(in *Input) { in.Stores["payments"] = Store{Dead: 1}; in.Held = map[string]bool{"payments": true} }, errors.New("no; wait"),
 			[]string{"blocks: no", "warns: 1 dead", "notes: modules"}},
@@ -209,6 +213,13 @@ func TestQuestions(t *testing.T) {
 		{Caller: "carts", Message: "catalog.get.v1", PerSecond: 50, Now: time.Millisecond, Then: time.Millisecond},
 	}); diff != "" {
 		t.Errorf("(-got +want)\n%s", diff)
+	}
+	in.Records = nil
+	r = Plan(in, "carts", ownership.Wish{Placement: ownership.Canary, Reads: 1000}, nil)
+	if diff := cmp.Diff(r.Questions, []Question{
+		{Caller: "carts", Message: "catalog.get.v1", PerSecond: 5, Now: time.Millisecond, Then: 1600 * time.Microsecond, Added: 3 * time.Millisecond},
+	}); diff != "" {
+		t.Errorf("a tenth of the users (-got +want)\n%s", diff)
 	}
 }
 

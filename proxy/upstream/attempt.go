@@ -60,7 +60,7 @@ func (a *attempt) maybeSent(ctx context.Context) bool {
 
 const (
 	headerBytes = 128 << 10 // of an answer
-	streamBytes = 256 << 10 // of an answer over h2 that the client has not taken yet
+	streamBytes = 256 << 10 // of an answer over h2 that the client has not taken yet, unless the options say otherwise
 )
 
 // newTransport makes net/http's transport for one endpoint. Zero means no limit.
@@ -77,7 +77,7 @@ func newTransport(e *endpoint, conns int, header time.Duration) *http.Transport 
 		MaxResponseHeaderBytes: headerBytes,
 		Protocols:              new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream: streamBytes,
+			MaxReceiveBufferPerStream: e.up.ahead,
 			// A connection whose other end has vanished is found out, also while no request waits for it.
 			SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, WriteByteTimeout: 10 * time.Second,
 		},

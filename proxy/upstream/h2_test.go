@@ -3,11 +3,14 @@ package upstream_test
 import (
 	"bufio"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -231,5 +234,54 @@ func TestRequestsShareAConnection(t *testing.T) {
 	}
 	if diff := cmp.Diff(1, g.Status().Endpoints[0].Conns); diff != "" {
 		t.Errorf("connections (-want +got)\n%s", diff)
+	}
+}
+
+// stuck takes nothing of an answer until it is let go.
+type stuck struct {
+	http.ResponseWriter
+	let chan struct{}
+}
+
+func (s stuck) Write([]byte) (int, error) {
+	<-s.let
+	return 0, io.ErrShortWrite
+}
+
+// However fast an upstream sends, what nobody takes does not come.
+func TestAnswerThatNobodyTakes(t *testing.T) {
+	t.Parallel()
+	for bytes, most := range map[int]int64{0: 512 << 10, 16 << 10: 128 << 10} {
+		t.Run(fmt.Sprint(bytes), func(t *testing.T) {
+			t.Parallel()
+			var sent atomic.Int64
+			g := open(t, upstream.H2C, options{opts: upstream.Options{StreamBytes: bytes}}, backend(t, func(w http.ResponseWriter, _ *http.Request) {
+				piece := make([]byte, 1<<10)
+				for {
+					n, err := w.Write(piece)
+					if err != nil {
+						return
+					}
+					sent.Add(int64(n))
+				}
+			}))
+			let := make(chan struct{})
+			done := make(chan upstream.Result, 1)
+			go func() {
+				done <- g.Serve(stuck{httptest.NewRecorder(), let}, httptest.NewRequest(http.MethodGet, "/", nil), upstream.Call{})
+			}()
+			eventually(t, "an answer that stops", func() bool {
+				before := sent.Load()
+				time.Sleep(100 * time.Millisecond)
+				return before > 0 && sent.Load() == before
+			})
+			if n := sent.Load(); n > most || bytes == 0 && n < 256<<10 {
+				t.Errorf("%d bytes have come", n)
+			}
+			close(let)
+			if r := <-done; r.Failure != upstream.ClientAbort {
+				t.Errorf("%+v", r)
+			}
+		})
 	}
 }

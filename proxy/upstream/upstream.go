@@ -46,6 +46,9 @@ type Options struct {
 	Log      *slog.Logger
 	Registry prometheus.Registerer // nil measures nothing
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
+	// StreamBytes is how much of an answer over h2 may come before somebody takes it; 0 is 256 KiB. Whoever wants only the
+	// beginning of an answer lets less come.
+	StreamBytes int
 }
 
 // Upstream is the process of a module, with one or more endpoints.
@@ -60,6 +63,7 @@ type Upstream struct {
 	clock    clock.Clock
 	log      *slog.Logger
 	dial     func(ctx context.Context, network, addr string) (net.Conn, error)
+	ahead    int
 	metrics  *metrics
 	breaker  *breaker
 	budget   *budget
@@ -85,6 +89,7 @@ func New(cfg Config, o Options) (*Upstream, error) {
 	u := &Upstream{
 		name: o.Name, cfg: cfg, source: o.Source, secure: cfg.Protocol == H2 || cfg.Protocol == H1 && cfg.Transport == Standard && o.TLS != nil,
 		tls: o.TLS, roots: o.Roots, peer: o.PeerName, clock: o.Clock, log: o.Log, dial: o.Dial, budget: newBudget(cfg.Retry),
+		ahead: o.StreamBytes,
 	}
 	if u.source == nil && len(cfg.Endpoints) == 0 {
 		return nil, fmt.Errorf("upstream: %s.endpoints: is empty, and nothing discovers them", o.Name)
@@ -99,6 +104,9 @@ func New(cfg Config, o Options) (*Upstream, error) {
 		u.log = slog.New(slog.DiscardHandler)
 	}
 	u.log = u.log.With(slog.String("upstream", u.name))
+	if u.ahead <= 0 {
+		u.ahead = streamBytes
+	}
 	if u.dial == nil {
 		u.dial = (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type flip struct {
 	to      ownership.Placement
 	again   int  // how often it had to be asked for
 	changed bool // somebody had changed his mind in the middle of it
+	inForce time.Time
+	waits   string // what it waited for last
 }
 
 // flipWithin is how long a change may take, with everything that is broken meanwhile.
@@ -94,15 +97,23 @@ func (m *mover) set(ctx context.Context, to ownership.Placement, changed bool) e
 			case err != nil:
 				last = err.Error()
 			case s.Placement != to:
-				asked, last = false, "it is "+string(s.Placement)
+				asked, last, f.inForce = false, "it is "+string(s.Placement), time.Time{}
 			case s.Step == ownership.Settled:
-				f.To = time.Now()
+				if f.To = time.Now(); f.inForce.IsZero() {
+					f.inForce = f.To
+				}
 				m.mu.Lock()
 				m.flips = append(m.flips, f)
 				m.mu.Unlock()
 				return nil
 			default:
-				last = fmt.Sprintf("%s; waits for %v", s.Step, s.Waits)
+				if f.inForce.IsZero() {
+					f.inForce = time.Now()
+				}
+				if len(s.Waits) > 0 {
+					f.waits = strings.Join(s.Waits, "; ")
+				}
+				last = fmt.Sprintf("%s; waits for %s", s.Step, f.waits)
 			}
 		}
 		if time.Since(f.From) > flipWithin {

@@ -183,6 +183,7 @@ type Violation struct {
 	What   string `json:"what"` // the thing, as in order or mail
 	Key    string `json:"key"`  // which one
 	Detail string `json:"detail"`
+	Count  int    `json:"count,omitempty"` // how many of the same, if they are told together
 }
 
 // The kinds of violations.

@@ -1,6 +1,7 @@
 package prove
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -300,7 +301,15 @@ func TestFailedRequests(t *testing.T) {
 			t.Errorf("%s: latency in the change: %+v", c.name, got)
 		}
 	}
-	log := &requestLog{given: []Violation{{Kind: Failed, What: "request"}}}
+	log := &requestLog{}
+	for i := range 3 {
+		log.add(attempt{what: fmt.Sprintf("GET /api/orders/01a1fde6-dde7-7c00-a6cb-d74fde77a8a%d", i), from: sec(60 + float64(i)), to: sec(60.5 + float64(i)), failure: fmt.Sprintf("503: port %d", i)})
+	}
+	var many Report
+	if many.requests(log, sec(1), nil, nil); many.Failed != 3 || len(many.Violations) != 1 || many.Violations[0].Key != "GET /api/orders/{id}" {
+		t.Errorf("the same three times: %+v", many.Violations)
+	}
+	log = &requestLog{given: []Violation{{Kind: Failed, What: "request"}}}
 	var r Report
 	if r.requests(log, at, nil, nil); r.Failed != 1 {
 		t.Error("a request that nobody ever answered is not counted")

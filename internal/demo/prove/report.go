@@ -1,12 +1,14 @@
 package prove
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -60,7 +62,9 @@ type Flip struct {
 	Took    time.Duration       `json:"took_ns"`
 	Again   int                 `json:"asked"` // how often it had to be asked for
 	Changed bool                `json:"changed_mind,omitempty"`
-	During  []string            `json:"during,omitempty"` // what was broken meanwhile
+	InForce time.Duration       `json:"in_force_ns"`          // until the record said so; what follows is everybody's following
+	Waits   string              `json:"waited_for,omitempty"` // the last that it waited for
+	During  []string            `json:"during,omitempty"`     // what was broken meanwhile
 }
 
 // Latency is how long requests took that were answered.
@@ -73,17 +77,18 @@ type Latency struct {
 
 func (r *Report) add(found ...Violation) {
 	for _, v := range found {
+		n := max(1, v.Count)
 		switch v.Kind {
 		case Lost:
-			r.Lost++
+			r.Lost += n
 		case Doubled:
-			r.Doubled++
+			r.Doubled += n
 		case Reordered:
-			r.Reordered++
+			r.Reordered += n
 		case Failed:
-			r.Failed++
+			r.Failed += n
 		default:
-			r.Other++
+			r.Other += n
 		}
 		r.Violations = append(r.Violations, v)
 	}
@@ -104,7 +109,7 @@ func (r *Report) requests(log *requestLog, before time.Time, flips []flip, broke
 		r.Faults[b.What]++
 	}
 	for _, f := range flips {
-		x := Flip{To: f.to, Took: f.To.Sub(f.From), Again: f.again, Changed: f.changed}
+		x := Flip{To: f.to, Took: f.To.Sub(f.From), Again: f.again, Changed: f.changed, InForce: f.inForce.Sub(f.From), Waits: f.waits}
 		for _, b := range broken {
 			if b.over(f.From, f.To) {
 				x.During = append(x.During, b.What)
@@ -113,6 +118,7 @@ func (r *Report) requests(log *requestLog, before time.Time, flips []flip, broke
 		r.Flips = append(r.Flips, x)
 	}
 	took := map[string][]time.Duration{}
+	failures, order := map[[3]string][]attempt{}, [][3]string{}
 	for _, a := range attempts {
 		if a.module == r.Module {
 			r.OfModule++
@@ -133,25 +139,43 @@ func (r *Report) requests(log *requestLog, before time.Time, flips []flip, broke
 			r.Interrupted[broken[i].What]++
 			continue
 		}
-		meanwhile := []string{}
+		// The same thing many times is told once.
+		meanwhile := map[string]bool{}
 		for _, b := range broken {
 			if b.over(a.from.Add(-recovery), a.to) {
-				meanwhile = append(meanwhile, fmt.Sprintf("%s %s before its end", b.What, a.to.Sub(b.From).Round(time.Millisecond)))
+				meanwhile[b.What] = true
 			}
 		}
 		for _, f := range flips {
 			if f.over(a.from, a.to) {
-				meanwhile = append(meanwhile, f.What)
+				meanwhile[f.What] = true
 			}
 		}
-		r.add(Violation{Kind: Failed, What: "request", Key: a.what, Detail: fmt.Sprintf("at %s after %s: %s; meanwhile: %s",
-			a.from.UTC().Format("15:04:05.000"), a.to.Sub(a.from).Round(time.Millisecond), a.failure, strings.Join(meanwhile, ", "))})
+		same := [3]string{route(a.what), numbers.ReplaceAllString(a.failure, "N"), strings.Join(slices.Sorted(maps.Keys(meanwhile)), ", ")}
+		if len(failures[same]) == 0 {
+			order = append(order, same)
+		}
+		failures[same] = append(failures[same], a)
+	}
+	for _, same := range order {
+		all := failures[same]
+		first, last := all[0], all[len(all)-1]
+		r.add(Violation{Kind: Failed, What: "request", Key: same[0], Count: len(all), Detail: fmt.Sprintf("%d from %s to %s, the first after %s: %s; meanwhile: %s",
+			len(all), first.from.UTC().Format("15:04:05.000"), last.from.UTC().Format("15:04:05.000"), first.to.Sub(first.from).Round(time.Millisecond), first.failure, cmp.Or(same[2], "nothing"))})
 	}
 	for when, all := range took {
 		r.Latency[when] = Latency{Requests: len(all), P50: quantile(all, 0.5), P99: quantile(all, 0.99), Longest: all[len(all)-1]}
 	}
 	r.AddedP99 = r.Latency["during changes"].P99 - r.Latency["before"].P99
 }
+
+var (
+	numbers = regexp.MustCompile(`\d+`)
+	ids     = regexp.MustCompile(`/[0-9a-f]{8}-[0-9a-f-]{27}|/[SP]\d+`)
+)
+
+// route is a request without the ids in its path.
+func route(what string) string { return ids.ReplaceAllString(what, "/{id}") }
 
 func (r *Report) figures(told *Told, b Books, t Testimony) {
 	r.Orders, r.Messages, r.Mails, r.ByStatus = len(told.Orders), len(t.Owed), len(b.Mails), map[string]int{}

@@ -244,6 +244,9 @@ func (b *buyer) orderByStaff(ctx context.Context) {
 	var body []line
 	for _, i := range b.rng.Perm(sellable)[:1+b.rng.IntN(2)] {
 		n := int64(1 + b.rng.IntN(4))
+		if b.rng.IntN(6) == 0 {
+			n = 12 // comes back unit by unit
+		}
 		lines[sku(i)] = n
 		body = append(body, line{SKU: sku(i), Quantity: n, Price: &price{unitPrice, currency}})
 	}
@@ -334,14 +337,27 @@ func (b *buyer) giveBack(ctx context.Context) {
 		return
 	}
 	code := slices.Sorted(maps.Keys(o.Lines))[0]
-	n := 1 + b.rng.Int64N(o.Lines[code])
-	id := uuid.NewSHA1(uuid.NameSpaceOID, []byte("banyan prove "+o.ID)).String()
-	a, err = b.admin.send(ctx, "orders", "POST", "/api/orders/"+o.ID+"/returns", "return "+o.Reference, map[string]any{
-		"return_id": id, "lines": []line{{SKU: code, Quantity: n, Price: &price{unitPrice, currency}}}, "reason": "too many",
-	})
-	if b.good(a, err, "order", o.Reference, nil, http.StatusConflict) {
-		b.told.do(func() { o.Returns[id], o.Returned[code] = n*unitPrice, n })
+	// Many returns of one order at once are many messages of one key in a row, in both directions.
+	times, n := int64(1), 1+b.rng.Int64N(o.Lines[code])
+	if o.Lines[code] > 4 {
+		times, n = o.Lines[code], 1
 	}
+	var all sync.WaitGroup
+	room := make(chan struct{}, 3)
+	for i := range times {
+		room <- struct{}{}
+		all.Go(func() {
+			defer func() { <-room }()
+			id := uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "banyan prove %s %d", o.ID, i)).String()
+			a, err := b.admin.send(ctx, "orders", "POST", "/api/orders/"+o.ID+"/returns", fmt.Sprintf("return %s %d", o.Reference, i), map[string]any{
+				"return_id": id, "lines": []line{{SKU: code, Quantity: n, Price: &price{unitPrice, currency}}}, "reason": "too many",
+			})
+			if b.good(a, err, "order", o.Reference, nil, http.StatusConflict) {
+				b.told.do(func() { o.Returns[id], o.Returned[code] = n*unitPrice, o.Returned[code]+n })
+			}
+		})
+	}
+	all.Wait()
 }
 
 // serve hands the goods of an order to the carrier, and then to the customer.
@@ -403,9 +419,12 @@ func (b *buyer) reprice(ctx context.Context) {
 		return
 	}
 	code := marked(n)
-	amount := 100 + b.rng.Int64N(10_000)
-	a, err := b.admin.send(ctx, "catalog", "POST", "/api/products/"+code+"/price", b.reference("price"), map[string]any{"price": price{amount, currency}})
-	if b.good(a, err, "product", code, nil) {
+	for range 1 + b.rng.IntN(8) { // one after another, as quickly as they are answered
+		amount := 100 + b.rng.Int64N(10_000)
+		a, err := b.admin.send(ctx, "catalog", "POST", "/api/products/"+code+"/price", b.reference("price"), map[string]any{"price": price{amount, currency}})
+		if !b.good(a, err, "product", code, nil) {
+			return
+		}
 		b.told.do(func() { b.told.Prices[code] = amount })
 	}
 }
@@ -441,16 +460,18 @@ func (b *buyer) readNotifications(ctx context.Context) {
 }
 
 func (b *buyer) rename(ctx context.Context) {
-	b.renamed++
-	name := fmt.Sprintf("Buyer %s the %d", strings.TrimSuffix(b.me.Email, "@example.test"), b.renamed)
-	a, err := b.customer.send(ctx, "users", "PATCH", "/api/users/"+b.me.ID, b.reference("name"), map[string]string{"name": name})
-	if !b.good(a, err, "account", b.me.Email, nil) {
-		return
+	for range 1 + b.rng.IntN(6) {
+		b.renamed++
+		name := fmt.Sprintf("Buyer %s the %d", strings.TrimSuffix(b.me.Email, "@example.test"), b.renamed)
+		a, err := b.customer.send(ctx, "users", "PATCH", "/api/users/"+b.me.ID, b.reference("name"), map[string]string{"name": name})
+		if !b.good(a, err, "account", b.me.Email, nil) {
+			return
+		}
+		b.told.do(func() { b.me.Name = name })
 	}
-	b.told.do(func() { b.me.Name = name })
 	var me struct{ Name string }
-	if b.read(ctx, b.customer, "users", "/api/auth/me", "account", b.me.Email, &me) && me.Name != name {
-		b.told.problem(Lost, "account", b.me.Email, fmt.Sprintf("the name %q was acknowledged, and is %q a moment later", name, me.Name))
+	if b.read(ctx, b.customer, "users", "/api/auth/me", "account", b.me.Email, &me) && me.Name != b.me.Name {
+		b.told.problem(Lost, "account", b.me.Email, fmt.Sprintf("the name %q was acknowledged, and is %q a moment later", b.me.Name, me.Name))
 	}
 }
 
