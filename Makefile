@@ -1,8 +1,8 @@
-# `make` prints this help. What the targets need is in go.mod; `make test` installs PostgreSQL on Debian if it is root.
+# `make` prints this help. What the targets need is in go.mod; `make test` installs PostgreSQL and RabbitMQ on Debian if it is root.
 .DEFAULT_GOAL := help
 .PHONY: help run build test race soak bench fuzz lint vuln docs golden
 
-with_postgres = scripts/postgres.sh && go run ./internal/testinfra/withpostgres
+with_services = scripts/postgres.sh && scripts/rabbitmq.sh && go run ./internal/testinfra/withservices
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,18 +17,18 @@ test: ## what has to hold: format, vet, staticcheck, all tests on SQLite and Pos
 	scripts/test.sh
 
 race: ## all tests under the race detector
-	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -race -p 2 -timeout 60m ./...
+	BANYAN_TEST_REQUIRE=1 $(with_services) go test -race -p 2 -timeout 60m ./...
 
 soak: build ## the slow tests too: all data, many kills, a million messages (hours); each module out and home 20 times, reported in docs/proof
-	BANYAN_SOAK=1 BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -p 1 -timeout 6h ./...
+	BANYAN_SOAK=1 BANYAN_TEST_REQUIRE=1 $(with_services) go test -p 1 -timeout 6h ./...
 	scripts/postgres.sh && scripts/rabbitmq.sh
 	./banyan prove --all --cycles 20 --out docs/proof/calm
 	./banyan prove --all --cycles 20 --kill --out docs/proof/kill
 
 bench: ## the benchmarks, on SQLite and PostgreSQL (docs/benchmarks.md has figures)
-	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -run '^$$' -bench . -benchtime 5000x -timeout 60m ./internal/bench/...
-	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -run '^$$' -bench 'Checkout|Orders' -benchtime 1000x -timeout 60m ./internal/e2e
-	BANYAN_TEST_REQUIRE=1 $(with_postgres) go test -run '^$$' -bench 'Replay|Start|IdleMemory' -benchtime 1x -timeout 60m ./internal/e2e
+	BANYAN_TEST_REQUIRE=1 $(with_services) go test -run '^$$' -bench . -benchtime 5000x -timeout 60m ./internal/bench/...
+	BANYAN_TEST_REQUIRE=1 $(with_services) go test -run '^$$' -bench 'Checkout|Orders' -benchtime 1000x -timeout 60m ./internal/e2e
+	BANYAN_TEST_REQUIRE=1 $(with_services) go test -run '^$$' -bench 'Replay|Start|IdleMemory' -benchtime 1x -timeout 60m ./internal/e2e
 
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	scripts/fuzz.sh

@@ -301,7 +301,7 @@ func TestRulesRefuse(t *testing.T) {
 		{"proxy", "internal/identity"}, {"proxy", "github.com/labstack/echo/v4"}, {"proxy", "proxy/route"},
 		{"internal/database", "migrations"}, {"internal/bus", watermill}, {"internal/bus/amqp", watermill},
 		{"internal/cli", "github.com/spf13/cobra"}, {"internal/demo", "modules/orders/ordersapi"}, {"internal/money", "internal/errs"},
-		{"internal/moduletest", "internal/testinfra"}, {"internal/moduletest", "testing"}, {"internal/testinfra/withpostgres", "internal/testinfra"},
+		{"internal/moduletest", "internal/testinfra"}, {"internal/moduletest", "testing"}, {"internal/testinfra/withservices", "internal/testinfra"},
 	}
 	for _, c := range allowed {
 		if names := broken(own(c.from), own(c.to)); len(names) > 0 {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -179,7 +180,8 @@ func TestGateBringsHome(t *testing.T) {
 	}
 	for _, e := range entries {
 		if e.Caller == "gate" && e.To.Placement == "local" {
-			if !strings.HasPrefix(e.Reason, "lag: ") || e.Evidence.Action != "home" || len(e.Evidence.Breaches) == 0 || len(e.Evidence.Measures.Waiting) == 0 {
+			if !strings.HasPrefix(e.Reason, "lag: ") || e.Evidence.Action != "home" || len(e.Evidence.Breaches) == 0 ||
+				!slices.ContainsFunc(e.Evidence.Measures.Waiting, func(w struct{ What string }) bool { return w.What == "way through the broker to payments" }) {
 				t.Errorf("%+v", e)
 			}
 			t.Log(e.Reason)

@@ -19,7 +19,9 @@ func TestChange(t *testing.T) {
 	now := m.past[0].At
 	m.now = func() time.Time { return now }
 	asked.WithLabelValues("a", "ok").Add(100)
-	took.WithLabelValues("a", "/x").Observe(5)
+	for range 1000 {
+		took.WithLabelValues("a", "/x").Observe(.05)
+	}
 	now = now.Add(10 * time.Second)
 	before, err := m.Read()
 	if err != nil {

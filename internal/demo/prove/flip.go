@@ -131,38 +131,61 @@ func (m *mover) change(ctx context.Context, first, then ownership.Placement) err
 	return m.set(ctx, then, true)
 }
 
-// breaker breaks things, one after another.
-type breaker struct {
-	all  []fault
-	rng  *rand.Rand
-	deck []fault
+// When a fault comes.
+const (
+	beforeChange = "before" // the module is where it was for a while, then moves with things broken
+	amidChange   = "amid"   // in the middle of the change
+	afterChange  = "after"  // everybody follows
+)
 
+// stroke is one change of place, and what is broken around it.
+type stroke struct {
+	to      ownership.Placement
+	fault   fault // without a name: none
+	when    string
+	lead    time.Duration // between the fault and the change
+	down    time.Duration // until what was ended is started again
+	changes bool          // somebody changes his mind first
+	rest    time.Duration // afterwards
+}
+
+// plan is what happens in all cycles, by the seed alone: each fault comes once before any comes twice.
+func plan(cycles int, faults []fault, seed uint64) []stroke {
+	rng := rand.New(rand.NewPCG(seed, 1<<32))
+	upTo := func(d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }
+	var deck []fault
+	var all []stroke
+	for range cycles {
+		for _, to := range []ownership.Placement{ownership.Remote, ownership.Local} {
+			s := stroke{to: to, lead: upTo(100 * time.Millisecond), rest: 300*time.Millisecond + upTo(700*time.Millisecond)}
+			if len(faults) > 0 {
+				if len(deck) == 0 {
+					deck = slices.Clone(faults)
+					rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+				}
+				s.fault, deck = deck[0], deck[1:]
+				s.when = []string{beforeChange, amidChange, amidChange, afterChange}[rng.IntN(4)]
+				if s.lead = upTo(250 * time.Millisecond); s.when == beforeChange {
+					s.lead = upTo(1500 * time.Millisecond)
+				}
+				s.down, s.changes = upTo(1500*time.Millisecond), rng.IntN(4) == 0
+			}
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// breaker remembers what was broken, and when.
+type breaker struct {
 	mu     sync.Mutex
 	broken []span
 }
 
-func newBreaker(all []fault, seed uint64) *breaker {
-	return &breaker{all: all, rng: rand.New(rand.NewPCG(seed, 1<<32))}
-}
-
-// next is a fault, each of them once before any comes twice.
-func (b *breaker) next() fault {
-	if len(b.deck) == 0 {
-		b.deck = slices.Clone(b.all)
-		b.rng.Shuffle(len(b.deck), func(i, j int) { b.deck[i], b.deck[j] = b.deck[j], b.deck[i] })
-	}
-	f := b.deck[0]
-	b.deck = b.deck[1:]
-	return f
-}
-
-// strike causes a fault after a while, and returns when it is mended.
-func (b *breaker) strike(ctx context.Context, f fault, after, pause time.Duration) error {
-	if err := wait(ctx, after); err != nil {
-		return err
-	}
+// strike causes a fault, and returns when it is mended.
+func (b *breaker) strike(ctx context.Context, f fault, down time.Duration) error {
 	s := span{What: f.name, From: time.Now(), kills: f.kills}
-	err := f.cause(ctx, func() { _ = wait(ctx, pause) })
+	err := f.cause(ctx, func() { _ = wait(ctx, down) })
 	s.To = time.Now()
 	b.mu.Lock()
 	b.broken = append(b.broken, s)
@@ -173,45 +196,55 @@ func (b *breaker) strike(ctx context.Context, f fault, after, pause time.Duratio
 	return nil
 }
 
-// cycles moves the module out and home so many times.
-func cycles(ctx context.Context, o Options, m *mover, b *breaker, t *traffic, say func(string, ...any)) error {
-	rng := rand.New(rand.NewPCG(o.Seed, 2<<32))
-	for n := range o.Cycles {
-		for _, to := range []ownership.Placement{ownership.Remote, ownership.Local} {
+// run moves the module as planned.
+func (b *breaker) run(ctx context.Context, plan []stroke, m *mover, t *traffic, say func(string, ...any)) error {
+	for i, s := range plan {
+		struck := make(chan error, 1)
+		strike := func(in time.Duration) {
+			if err := wait(ctx, in); err != nil {
+				struck <- err
+				return
+			}
+			struck <- b.strike(ctx, s.fault, s.down)
+		}
+		told, lead := "", s.lead
+		switch s.when {
+		case beforeChange:
+			go strike(0)
+		case amidChange:
+			go strike(s.lead)
+			lead = 0
+		}
+		if s.when != "" {
+			told = ", " + s.fault.name + " " + s.when
+		}
+		err := wait(ctx, lead)
+		began := time.Now()
+		if err == nil && s.changes {
 			from := ownership.Local
-			if to == ownership.Local {
+			if s.to == ownership.Local {
 				from = ownership.Remote
 			}
-			struck := make(chan error, 1)
-			name := ""
-			if b == nil {
-				struck <- nil
-			} else {
-				// Half of them come in the middle of the change, the others before or after it.
-				f, after, pause := b.next(), upTo(rng, 250*time.Millisecond), upTo(rng, 1500*time.Millisecond)
-				if rng.IntN(2) == 0 {
-					after = upTo(rng, 1500*time.Millisecond)
-				}
-				name = ", " + f.name + " after " + after.Round(time.Millisecond).String()
-				go func() { struck <- b.strike(ctx, f, after, pause) }()
-			}
-			began := time.Now()
-			err := wait(ctx, upTo(rng, 100*time.Millisecond))
-			if b != nil && rng.IntN(4) == 0 && err == nil {
-				err = m.change(ctx, to, from)
-			}
-			if err == nil {
-				err = m.set(ctx, to, false)
-			}
-			took := time.Since(began)
-			if err := errors.Join(err, <-struck); err != nil {
-				return fmt.Errorf("cycle %d: %w", n+1, err)
-			}
-			say("cycle %d: %s is %s after %s%s; %d orders", n+1, m.module, to, took.Round(time.Millisecond), name, t.placed.Load())
-			// Long enough to see orders begin and end there.
-			if err := stay(ctx, t, 300*time.Millisecond+upTo(rng, 700*time.Millisecond)); err != nil {
-				return err
-			}
+			err = m.change(ctx, s.to, from)
+		}
+		if err == nil {
+			err = m.set(ctx, s.to, false)
+		}
+		took := time.Since(began)
+		switch {
+		case s.when == afterChange && err == nil:
+			strike(s.lead)
+			err = <-struck
+		case s.when == beforeChange, s.when == amidChange:
+			err = errors.Join(err, <-struck)
+		}
+		if err != nil {
+			return fmt.Errorf("cycle %d: %w", i/2+1, err)
+		}
+		say("cycle %d: %s is %s after %s%s; %d orders", i/2+1, m.module, s.to, took.Round(time.Millisecond), told, t.placed.Load())
+		// Long enough to see orders begin and end there.
+		if err := stay(ctx, t, s.rest); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -233,5 +266,3 @@ func stay(ctx context.Context, t *traffic, d time.Duration) error {
 	}
 	return nil
 }
-
-func upTo(rng *rand.Rand, d time.Duration) time.Duration { return time.Duration(rng.Int64N(int64(d))) }

@@ -100,7 +100,7 @@ const recovery = 5 * time.Second
 
 // requests judges every attempt: one that got no answer is a failed request, unless it was sent to a process that was dead, or died
 // under it. Whether it was answered in the end is another question, and settled by the clients.
-func (r *Report) requests(log *requestLog, before time.Time, flips []flip, broken []span) {
+func (r *Report) requests(log *requestLog, first time.Time, flips []flip, broken []span) {
 	attempts, given, n := log.snapshot()
 	r.Requests = n
 	r.add(given...)
@@ -126,7 +126,7 @@ func (r *Report) requests(log *requestLog, before time.Time, flips []flip, broke
 		if a.failure == "" {
 			when := "between changes"
 			switch {
-			case a.from.Before(before):
+			case a.from.Before(first):
 				when = "before"
 			case slices.ContainsFunc(flips, func(f flip) bool { return f.over(a.from, a.to) }):
 				when = "during changes"

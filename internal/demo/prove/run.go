@@ -146,17 +146,18 @@ func prove(ctx context.Context, o Options, top topology) (r Report, err error) {
 	}
 	began := time.Now()
 	m := &mover{top: top, module: o.Module}
-	var b *breaker
+	var b breaker
+	var faults []fault
 	if o.Kill {
-		b = newBreaker(top.faults(), o.Seed)
+		faults = top.faults()
 	}
 	running, halt := context.WithCancel(ctx)
 	defer halt()
 	t.start(running)
 	moving := errors.Join(wait(ctx, baseline), stay(ctx, t, 0))
-	before := time.Now()
+	first := time.Now()
 	if moving == nil {
-		moving = cycles(ctx, o, m, b, t, o.say)
+		moving = b.run(ctx, plan(o.Cycles, faults, o.Seed), m, t, o.say)
 	}
 	if ctx.Err() != nil {
 		halt()
@@ -165,15 +166,11 @@ func prove(ctx context.Context, o Options, top topology) (r Report, err error) {
 	}
 	t.end()
 	o.say("settling")
-	var broken []span
-	if b != nil {
-		broken = b.broken
-	}
 	r = Report{
 		Module: o.Module, Topology: top.describe(), Program: o.Program, Cycles: o.Cycles, Kill: o.Kill, Seed: o.Seed, Clients: o.Clients,
 		At: began.UTC().Truncate(time.Second), Seconds: time.Since(began).Seconds(), Violations: []Violation{},
 	}
-	r.requests(t.log, before, m.flips, broken)
+	r.requests(t.log, first, m.flips, b.broken)
 	if moving != nil {
 		r.add(Violation{Kind: Stuck, What: "change", Key: o.Module, Detail: moving.Error()})
 	}

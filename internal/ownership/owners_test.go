@@ -1,0 +1,266 @@
+package ownership_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/databasetest"
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/ownership"
+)
+
+// replica is a process in a test, that follows at once whatever it learns.
+type replica struct {
+	*ownership.Owners
+	follower *ownership.Follower
+	behind   atomic.Bool // it follows nothing
+	wish     atomic.Pointer[ownership.Wish]
+	broker   atomic.Pointer[string]
+	stop     func()
+}
+
+const ttl = 2 * time.Second
+
+func start(t *testing.T, db *database.DB, id, module string) *replica {
+	t.Helper()
+	r := &replica{}
+	r.wish.Store(&ownership.Wish{Placement: ownership.Local})
+	ready := ownership.BrokerReady
+	r.broker.Store(&ready)
+	o := ownership.Options{
+		Self: ownership.Process{ID: id, Module: module}, Modules: []string{"orders", "payments"}, Shared: db.Dialect() == database.Postgres, TTL: ttl,
+		Broker: func() string { return *r.broker.Load() },
+	}
+	if module == "" {
+		o.Wishes = func() map[string]ownership.Wish { return map[string]ownership.Wish{"payments": *r.wish.Load()} }
+	}
+	var err error
+	if r.Owners, err = ownership.Open(t.Context(), ownership.NewStore(db), o); err != nil {
+		t.Fatal(err)
+	}
+	r.follower = r.Follow(func(records []ownership.Record) {
+		for _, x := range records {
+			if !r.behind.Load() {
+				r.follower.Done(x.Module, x.Version)
+			}
+		}
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = r.Run(ctx) })
+	r.stop = func() { cancel(); running.Wait() }
+	t.Cleanup(r.stop)
+	return r
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within half a minute", what)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}
+
+func (r *replica) settled(t *testing.T, at ownership.Placement) {
+	t.Helper()
+	eventually(t, "payments is "+string(at), func() bool {
+		now := r.Record("payments")
+		return now.Placement == at && now.Step == ownership.Settled
+	})
+}
+
+func each(t *testing.T, fn func(t *testing.T, db *database.DB)) {
+	t.Helper()
+	t.Parallel()
+	databasetest.Each(t, nil, func(t *testing.T, e databasetest.Engine) { fn(t, e.Store(t, database.Control)) })
+}
+
+var by = ownership.Cause{Caller: "a test", Reason: "because"}
+
+func remote() ownership.Wish { return ownership.Wish{Placement: ownership.Remote} }
+func local() ownership.Wish  { return ownership.Wish{Placement: ownership.Local} }
+
+// A module goes out and comes home; everybody learns it, and the journal has each step.
+func TestOutAndHome(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		shop := start(t, db, "shop", "")
+		if _, err := shop.Set(t.Context(), "payments", remote(), by); !errs.Is(err, errs.Unavailable) {
+			t.Errorf("with nobody there: %v", err)
+		}
+		pay := start(t, db, "pay", "payments")
+		eventually(t, "it can go", func() bool { _, err := shop.Set(t.Context(), "payments", remote(), by); return err == nil })
+		shop.settled(t, ownership.Remote)
+		pay.settled(t, ownership.Remote)
+		if r := pay.Record("payments"); r.Owner != ownership.Away || r.Epoch != 2 {
+			t.Errorf("%+v", r)
+		}
+		if _, err := shop.Set(t.Context(), "payments", local(), by); err != nil {
+			t.Fatal(err)
+		}
+		shop.settled(t, ownership.Local)
+		if r := shop.Record("payments"); r.Owner != ownership.Home || r.Epoch != 3 {
+			t.Errorf("%+v", r)
+		}
+		journal, err := shop.Journal(t.Context(), "payments", 100)
+		if err != nil || len(journal) < 4 {
+			t.Fatalf("%v, %v", journal, err)
+		}
+		for i, e := range journal[:len(journal)-1] {
+			if e.From != journal[i+1].To || e.To.Version != e.From.Version+1 {
+				t.Errorf("step %d does not follow the one before", e.ID)
+			}
+		}
+		if last := journal[len(journal)-1]; last.Caller != by.Caller || last.Reason != by.Reason {
+			t.Errorf("%+v", last)
+		}
+	})
+}
+
+// Of many who change at once from the same record one wins.
+func TestOneChangeWins(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		store := ownership.NewStore(db)
+		from := ownership.Record{Module: "payments", Wish: local(), Owner: ownership.Home, Epoch: 1}
+		for range 3 {
+			var won, moved atomic.Int32
+			var all sync.WaitGroup
+			for range 8 {
+				all.Go(func() {
+					to := from
+					to.Epoch++
+					switch err := store.Move(context.Background(), from, to, by); {
+					case err == nil:
+						won.Add(1)
+					case errors.Is(err, ownership.ErrMoved):
+						moved.Add(1)
+					default:
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			if won.Load() != 1 || moved.Load() != 7 {
+				t.Errorf("%d won, %d were refused", won.Load(), moved.Load())
+			}
+			snap, err := store.Read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			from = snap.Records["payments"]
+		}
+	})
+}
+
+// A change is done when everybody who lives follows; who has died is not waited for.
+func TestTheDeadAreNotWaitedFor(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		shop, pay := start(t, db, "shop", ""), start(t, db, "pay", "payments")
+		other := start(t, db, "other", "orders")
+		other.behind.Store(true)
+		eventually(t, "it can go", func() bool { _, err := shop.Set(t.Context(), "payments", remote(), by); return err == nil })
+		eventually(t, "somebody is waited for", func() bool {
+			list, _ := shop.Status()
+			return strings.Contains(strings.Join(list[1].Waits, ";"), "orders other to follow")
+		})
+		if r := shop.Record("payments"); r.Step == ownership.Settled {
+			t.Error("settled while somebody does not follow")
+		}
+		other.stop()
+		shop.settled(t, ownership.Remote)
+		pay.settled(t, ownership.Remote)
+	})
+}
+
+// Only a change of the configured value is a wish: what an operator has set stands until it changes again.
+func TestWishes(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		shop := start(t, db, "shop", "")
+		out := remote()
+		shop.wish.Store(&out) // before anybody is there: it waits
+		eventually(t, "the wish waits", func() bool {
+			list, _ := shop.Status()
+			return strings.Contains(strings.Join(list[1].Waits, ";"), "banyan serve --only payments")
+		})
+		start(t, db, "pay", "payments")
+		shop.settled(t, ownership.Remote)
+		if _, err := shop.Set(t.Context(), "payments", local(), by); err != nil {
+			t.Fatal(err)
+		}
+		shop.settled(t, ownership.Local)
+		shop.stop()
+		again := start(t, db, "shop-2", "")
+		again.wish.Store(&out) // the same as before
+		eventually(t, "it has looked at it", func() bool { _, live := again.Status(); return len(live) >= 2 })
+		for range 20 {
+			again.Nudge()
+			<-time.After(5 * time.Millisecond)
+		}
+		if r := again.Record("payments"); r.Placement != ownership.Local {
+			t.Errorf("an old value was taken for a wish: %+v", r)
+		}
+		in := local()
+		again.wish.Store(&in)
+		eventually(t, "the change is noted", func() bool { again.Nudge(); return again.Record("payments").Wished == "local" })
+		again.wish.Store(&out)
+		again.settled(t, ownership.Remote)
+	})
+}
+
+// A wish that cannot be is refused with the reason, once, and changes nothing.
+func TestWishRefused(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		shop := start(t, db, "shop", "")
+		start(t, db, "pay", "payments")
+		none := ownership.BrokerNone
+		shop.broker.Store(&none)
+		out := remote()
+		eventually(t, "the other one is there", func() bool { _, live := shop.Status(); return len(live) == 2 })
+		shop.wish.Store(&out)
+		eventually(t, "it is refused", func() bool { return strings.Contains(shop.Record("payments").Refused, "bus.rabbitmq.url") })
+		if r := shop.Record("payments"); r.Placement != ownership.Local || r.Owner != ownership.Home {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// Replicas that are configured differently change nothing.
+func TestReplicasDisagree(t *testing.T) {
+	t.Parallel()
+	e := databasetest.Postgres(t)
+	db := e.Store(t, database.Control)
+	one, two := start(t, db, "shop-1", ""), start(t, db, "shop-2", "")
+	start(t, db, "pay", "payments")
+	out := remote()
+	one.wish.Store(&out)
+	eventually(t, "it is reported", func() bool {
+		list, _ := one.Status()
+		return strings.Contains(strings.Join(list[1].Waits, ";"), `shop-2 says "local"`)
+	})
+	if r := one.Record("payments"); r.Version != 0 {
+		t.Errorf("%+v", r)
+	}
+	two.wish.Store(&out)
+	one.settled(t, ownership.Remote)
+}
+
+// A change to a side of which nobody lives any more is taken back.
+func TestAbandonedChange(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		shop, pay := start(t, db, "shop", ""), start(t, db, "pay", "payments")
+		pay.behind.Store(true)
+		eventually(t, "it can go", func() bool { _, err := shop.Set(t.Context(), "payments", remote(), by); return err == nil })
+		pay.stop()
+		shop.settled(t, ownership.Local)
+		if r := shop.Record("payments"); r.Owner != ownership.Home {
+			t.Errorf("%+v", r)
+		}
+	})
+}
