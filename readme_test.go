@@ -38,7 +38,7 @@ const (
 	modulesSource = "modules/modules.go"
 )
 
-// writing keeps tests that rewrite the README apart.
+// writing keeps tests that rewrite pages apart.
 var writing sync.Mutex
 
 func page(t *testing.T, path string) string {
@@ -50,16 +50,16 @@ func page(t *testing.T, path string) string {
 	return string(b)
 }
 
-// replace writes the README anew with new in place of old.
-func replace(t *testing.T, old, new string) {
+// replace writes a page anew with new in place of old.
+func replace(t *testing.T, path, old, new string) {
 	t.Helper()
 	writing.Lock()
 	defer writing.Unlock()
-	text := page(t, readme)
+	text := page(t, path)
 	if strings.Count(text, old) != 1 {
-		t.Fatalf("the README has this %d times, not once: %s", strings.Count(text, old), old)
+		t.Fatalf("%s has this %d times, not once: %s", path, strings.Count(text, old), old)
 	}
-	if err := os.WriteFile(readme, []byte(strings.Replace(text, old, new, 1)), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(strings.Replace(text, old, new, 1)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -98,7 +98,7 @@ func TestREADMEContextMap(t *testing.T) {
 		if !found || !closed {
 			t.Fatal("the README has no place for the context map")
 		}
-		replace(t, "<!-- context map -->\n```mermaid\n"+old+"```\n", "<!-- context map -->\n```mermaid\n"+want+"```\n")
+		replace(t, readme, "<!-- context map -->\n```mermaid\n"+old+"```\n", "<!-- context map -->\n```mermaid\n"+want+"```\n")
 	}
 	if err := docs.CheckReadme([]byte(page(t, readme)), want); err != nil {
 		t.Error(err)
@@ -156,7 +156,7 @@ func TestREADMEConfiguration(t *testing.T) {
 		if !found || !closed {
 			t.Fatal("the README has no place for the keys")
 		}
-		replace(t, "<!-- configuration -->\n"+old+"</details>\n", want)
+		replace(t, readme, "<!-- configuration -->\n"+old+"</details>\n", want)
 	}
 	text := page(t, readme)
 	if !strings.Contains(text, want) {
@@ -241,18 +241,19 @@ func TestREADMENamesWhatIsThere(t *testing.T) {
 	}
 }
 
-// shell runs the blocks of one name, one after another in one shell, with the real binary in its folder.
+// shell runs the blocks of a page that have one name, one after another in one shell, with the real binary in its folder.
 type shell struct {
+	page string
 	dir  string
 	env  []string
-	here *strings.Replacer // what the README calls addresses -> what they are in this run
+	here *strings.Replacer // what the page calls addresses -> what they are in this run
 	back *strings.Replacer
 }
 
-// newShell takes pairs of what the README says and what it is in this run.
-func newShell(t *testing.T, binary string, pairs ...string) *shell {
+// newShell takes pairs of what the page says and what it is in this run.
+func newShell(t *testing.T, page, binary string, pairs ...string) *shell {
 	t.Helper()
-	s := &shell{dir: t.TempDir()}
+	s := &shell{page: page, dir: t.TempDir()}
 	if err := os.Symlink(binary, filepath.Join(s.dir, "banyan")); err != nil {
 		t.Fatal(err)
 	}
@@ -279,12 +280,13 @@ func free(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// run runs the blocks and compares what each prints with the text block after it; a block without one prints nothing.
+// run runs the blocks and compares what each prints with the text block after it; a block without one prints nothing. In a "text figures"
+// block numbers may differ, because they are measured.
 func (s *shell) run(t *testing.T, name string) {
 	t.Helper()
 	const mark = "\n@@ end of block @@\n"
 	script := "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n"
-	all := blocks(page(t, readme))
+	all := blocks(page(t, s.page))
 	var commands, expected []block
 	for i, b := range all {
 		if b.language != "sh" || b.name != name {
@@ -299,7 +301,7 @@ func (s *shell) run(t *testing.T, name string) {
 		script += b.text + "printf '\\n@@ end of block @@\\n'\n"
 	}
 	if len(commands) == 0 {
-		t.Fatalf("the README has no commands of the name %s", name)
+		t.Fatalf("%s has no commands of the name %s", s.page, name)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -312,22 +314,29 @@ func (s *shell) run(t *testing.T, name string) {
 	if err != nil {
 		at := min(len(parts)-1, len(commands)-1)
 		logs := ""
-		for _, f := range []string{"shop.log", "replica-1.log", "replica-2.log", "replay.log", "payments.log", "migrate.log", "progress.log"} {
-			if b, err := os.ReadFile(filepath.Join(s.dir, f)); err == nil {
-				logs += "\n" + f + ":\n" + string(b[max(0, len(b)-2000):])
+		files, _ := filepath.Glob(filepath.Join(s.dir, "*.log"))
+		for _, f := range files {
+			if b, err := os.ReadFile(f); err == nil {
+				logs += "\n" + filepath.Base(f) + ":\n" + string(b[max(0, len(b)-2000):])
 			}
 		}
-		t.Fatalf("the block in line %d of the README fails: %v\n%s%s", commands[at].line, err, parts[len(parts)-1], logs)
+		t.Fatalf("the block in line %d of %s fails: %v\n%s%s", commands[at].line, s.page, err, parts[len(parts)-1], logs)
 	}
 	for i, want := range expected {
 		got := s.back.Replace(parts[i])
+		same := normal
+		if want.name == "figures" {
+			same = shape
+		}
 		switch {
-		case normal(got) == normal(want.text):
+		case same(got) == same(want.text):
 		case *update:
-			text := commands[i].text + "```\n\n```text\n"
-			replace(t, text+want.text+"```\n", text+wrap(got)+"```\n")
+			info := strings.TrimSpace("```text " + want.name)
+			text := commands[i].text + "```\n\n" + info + "\n"
+			replace(t, s.page, text+want.text+"```\n", text+wrap(got)+"```\n")
 		default:
-			t.Errorf("the block in line %d of the README prints something else (go test -run README . -update takes it over):\n%s\nThe README says:\n%s", commands[i].line, wrap(got), want.text)
+			t.Errorf("the block in line %d of %s prints something else (go test -run '%s' . -update takes it over):\n%s\nThe page says:\n%s",
+				commands[i].line, s.page, strings.Split(t.Name(), "/")[0], wrap(got), want.text)
 		}
 	}
 }
@@ -351,6 +360,13 @@ func normal(text string) string {
 	return text
 }
 
+var figures = regexp.MustCompile(`[0-9][0-9.:/,]*((ns|µs|ms|s|m|h)\b)?`)
+
+// shape is a text without its numbers too.
+func shape(text string) string {
+	return strings.ReplaceAll(figures.ReplaceAllString(normal(text), "#"), "─", "") // lines are as long as what they are under
+}
+
 func TestREADMEComparison(t *testing.T) {
 	t.Parallel()
 	one := `{"id":"01a1fcba-b608-7d6a-93a3-a5ce31715687","units":2,"at":"2026-11-21T06:10:57.3Z"}`
@@ -359,6 +375,9 @@ func TestREADMEComparison(t *testing.T) {
 	}
 	if other := strings.Replace(one, ":2,", ":3,", 1); normal(one) == normal(other) {
 		t.Errorf("%s and %s are not the same", one, other)
+	}
+	if a, b := "route a: p99 12.4ms, 3 of 20", "route a: p99 950µs, 0 of 7"; shape(a) != shape(b) || shape(a) == shape("route b: p99 12.4ms, 3 of 20") {
+		t.Errorf("in %s and %s the figures alone differ", a, b)
 	}
 }
 
@@ -382,39 +401,46 @@ func wrap(text string) string {
 	return b.String()
 }
 
-func TestREADMECommands(t *testing.T) {
-	t.Parallel()
+// program is the binary for the commands of a page, on a machine that has what else they call.
+func program(t *testing.T) string {
+	t.Helper()
 	for _, tool := range []string{"curl", "bash"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv(testinfra.EnvRequire) != "" {
-				t.Fatalf("the README's commands need %s (apt-get install %[1]s)", tool)
+				t.Fatalf("the commands need %s (apt-get install %[1]s)", tool)
 			}
-			t.Skipf("skipped: the README's commands need %s", tool)
+			t.Skipf("skipped: the commands need %s", tool)
 		}
 	}
 	binary := filepath.Join(t.TempDir(), "banyan")
 	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v: %s", err, out)
 	}
+	return binary
+}
+
+func TestREADMECommands(t *testing.T) {
+	t.Parallel()
+	binary := program(t)
 	t.Run("tour", func(t *testing.T) { t.Parallel(); tour(t, binary) })
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
 		dsn := testinfra.Postgres(t).Database(t)
-		newShell(t, binary,
+		newShell(t, readme, binary,
 			"postgres://postgres:secret@127.0.0.1:5432/banyan", "'"+dsn+"'", "postgres://127.0.0.1:5432/banyan", "'"+databasetest.Bare(t, dsn)+"'",
 			"127.0.0.1:8081", free(t), "127.0.0.1:8082", free(t), "127.0.0.1:9091", free(t), "127.0.0.1:9092", free(t),
 			"amqp://banyan:secret@127.0.0.1:5672/banyan", "'"+testinfra.Rabbit(t).URL()+"'", "127.0.0.1:9101", free(t), "127.0.0.1:9191", free(t)).run(t, "postgres")
 	})
 	t.Run("replay", func(t *testing.T) {
 		t.Parallel()
-		newShell(t, binary, "127.0.0.1:8083", free(t), "127.0.0.1:9093", free(t)).run(t, "replay")
+		newShell(t, readme, binary, "127.0.0.1:8083", free(t), "127.0.0.1:9093", free(t)).run(t, "replay")
 	})
 }
 
 // tour is for a shop that somebody has started in another terminal.
 func tour(t *testing.T, binary string) {
 	public, operator := free(t), free(t)
-	s := newShell(t, binary, "http://localhost:8080", "http://"+public, "127.0.0.1:9090", operator)
+	s := newShell(t, readme, binary, "http://localhost:8080", "http://"+public, "127.0.0.1:9090", operator)
 	s.env = append(s.env, "BANYAN_ADDR="+public, "BANYAN_ADMIN_ADDR="+operator)
 	log, err := os.Create(filepath.Join(s.dir, "shop.log"))
 	if err != nil {

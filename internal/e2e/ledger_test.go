@@ -22,6 +22,7 @@ type ledger struct {
 	admin *client
 	skus  []string
 	units int64
+	n     atomic.Int64 // orders so far
 
 	mu     sync.Mutex
 	orders map[string]string // reference -> order id that was acknowledged
@@ -40,16 +41,15 @@ func (l *ledger) run(clients, each int, between func(n int)) {
 	l.t.Helper()
 	var customers []string
 	for i := range clients {
-		customers = append(customers, l.admin.customer(fmt.Sprint("c", i)))
+		customers = append(customers, l.admin.customer(fmt.Sprint("c", l.n.Load(), "-", i)))
 	}
-	var n atomic.Int64
 	var all sync.WaitGroup
 	for i := range clients {
 		all.Go(func() {
 			c := *l.admin
 			c.base = func() string { return "http://" + l.any().addr }
 			for range each {
-				k := int(n.Add(1))
+				k := int(l.n.Add(1))
 				if between != nil {
 					between(k)
 				}

@@ -119,7 +119,11 @@ func (m *mover) set(ctx context.Context, to ownership.Placement, changed bool) e
 		if time.Since(f.From) > flipWithin {
 			return fmt.Errorf("%s is not %s after %s: %s", m.module, to, flipWithin, last)
 		}
-		if err := wait(ctx, 10*time.Millisecond); err != nil {
+		pause := 10 * time.Millisecond
+		if !asked {
+			pause = 100 * time.Millisecond // refused: nothing is gained by asking at once
+		}
+		if err := wait(ctx, pause); err != nil {
 			return err
 		}
 	}
