@@ -72,6 +72,9 @@ func serveOnly(ctx context.Context, cfg config.Config, name string, out, errOut 
 		return err
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
+	if err := stores.Alone(name); err != nil {
+		return err
+	}
 	p, err := openOnly(ctx, cfg, d, listener.Addr(), stores, tracing, log)
 	if err != nil {
 		return err

@@ -348,6 +348,7 @@ var varying = []struct {
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<id>"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "<time>"},
 	{regexp.MustCompile(`(?m)^Date: .*$`), "<date>"},
+	{regexp.MustCompile(`\b[\w.-]+-\d+-[0-9a-f]{6}\b`), "<process>"}, // host, number, and what tells it from others
 	{regexp.MustCompile(`"request_id":\s*"[0-9a-f]{32}"`), "<request>"},
 	{regexp.MustCompile(`\s+`), ""}, // JSON is wrapped in the README
 }

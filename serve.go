@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -422,6 +423,11 @@ func (s *shop) ready(ctx context.Context, name string) (bool, any) {
 	body := map[string]any{"delivering": delivering, "modules": states}
 	if rehearsed, on := s.rehearsals.State(); on {
 		status, body["rehearsal"] = "degraded", rehearsed
+	}
+	if s.broker != nil {
+		if b := s.broker.Status(); !b.Connected || b.Blocked != "" {
+			status, body["broker"] = "degraded", cmp.Or(b.Blocked, b.Error)
+		}
 	}
 	if reachable == 0 {
 		status = "unavailable"

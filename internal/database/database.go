@@ -91,8 +91,9 @@ type Stores struct {
 	modules int
 	log     *slog.Logger
 
-	mu   sync.Mutex
-	open []*DB
+	mu    sync.Mutex
+	open  []*DB
+	locks []*os.File
 }
 
 // Control is the name of the store that belongs to the platform itself.
@@ -143,6 +144,25 @@ func (s *Stores) store(ctx context.Context, name string, standBy bool) (*DB, err
 	return db, nil
 }
 
+// Alone makes this process the only one that serves a module alone from a SQLite file: of two, one could never write. On PostgreSQL there
+// may be many.
+func (s *Stores) Alone(module string) error {
+	if s.Dialect() != SQLite {
+		return nil
+	}
+	lock, err := lockFile(filepath.Join(s.dir, module+".only.lock"))
+	if errors.Is(err, ErrHeld) {
+		return fmt.Errorf("another process serves %s alone from the files in %s; stop it first", module, s.dir)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.locks = append(s.locks, lock)
+	s.mu.Unlock()
+	return nil
+}
+
 // Close closes all stores; units of work under way are finished.
 func (s *Stores) Close() error {
 	s.mu.Lock()
@@ -151,7 +171,10 @@ func (s *Stores) Close() error {
 	for _, db := range s.open {
 		all = append(all, db.Close())
 	}
-	s.open = nil
+	for _, l := range s.locks {
+		all = append(all, l.Close())
+	}
+	s.open, s.locks = nil, nil
 	return errors.Join(all...)
 }
 

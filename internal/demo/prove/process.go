@@ -134,29 +134,21 @@ func (p *process) answers(ctx context.Context) bool {
 	return errors.Join(a.Body.Close()) == nil && a.StatusCode == http.StatusOK
 }
 
-// end ends the process with a signal and waits for it.
-func (p *process) end(signal syscall.Signal) error {
+// kill ends the process with kill -9.
+func (p *process) kill() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cmd == nil {
 		return nil
 	}
-	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	select {
-	case <-p.done:
-	case <-time.After(readyWithin):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-	}
+	<-p.done
 	p.guard.change(0, p.cmd.Process.Pid)
 	p.cmd = nil
 	return nil
 }
-
-func (p *process) kill() error { return p.end(syscall.SIGKILL) }
-func (p *process) stop() error { return p.end(syscall.SIGTERM) }
 
 // tail is the end of the log.
 func (p *process) tail() string {

@@ -29,9 +29,8 @@ type reconciliation struct {
 	books Books
 	found []Violation
 
-	byID     map[string]OrderBook
-	payment  map[string]PaymentBook // by order
-	returned map[string]Lines       // units on the shelf again, by reference
+	byID    map[string]OrderBook
+	payment map[string]PaymentBook // by order
 }
 
 func (r *reconciliation) say(kind, what, key, format string, args ...any) {
