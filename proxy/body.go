@@ -32,13 +32,8 @@ func (x *exchange) readBody(ctx context.Context, r *http.Request) ([sha256.Size]
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return noBody, fail(http.StatusBadRequest, errs.Malformed, "a "+r.Method+" takes no body")
 	}
-	tooLarge := func() *rest.Problem {
-		// What is left of the body is not read, so the connection cannot be used again.
-		x.answer.Header()["Connection"] = closing
-		return fail(http.StatusRequestEntityTooLarge, errs.TooLarge, "the body is too large")
-	}
 	if r.ContentLength > x.route.maxBody {
-		return noBody, tooLarge()
+		return noBody, x.tooLarge(ctx)
 	}
 	if !isJSON(r.Header) {
 		x.answer.Header()["Accept"] = []string{"application/json"}
@@ -49,7 +44,7 @@ func (x *exchange) readBody(ctx context.Context, r *http.Request) ([sha256.Size]
 		var large *http.MaxBytesError
 		switch {
 		case errors.As(err, &large):
-			return noBody, tooLarge()
+			return noBody, x.tooLarge(ctx)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			x.answer.Header()["Connection"] = closing
 			return noBody, fail(http.StatusRequestTimeout, errs.Malformed, "the body did not arrive in time")
@@ -68,6 +63,12 @@ func (x *exchange) readBody(ctx context.Context, r *http.Request) ([sha256.Size]
 	replayable(r, body)
 	r.TransferEncoding = nil
 	return sha256.Sum256(body), nil
+}
+
+// tooLarge refuses a body. What is left of it is not read, so the connection cannot be used again.
+func (x *exchange) tooLarge(ctx context.Context) *rest.Problem {
+	x.answer.Header()["Connection"] = closing
+	return newProblem(ctx, http.StatusRequestEntityTooLarge, errs.TooLarge, "the body is too large")
 }
 
 func read(body io.Reader, length int64) ([]byte, error) {

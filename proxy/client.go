@@ -80,9 +80,14 @@ func (g *Gateway) allowsHost(host string) bool {
 	}
 	host = strings.ToLower(host)
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		if strings.Trim(host[i+1:], "0123456789") != "" {
+			return false // who reads it may take it for something else
+		}
 		host = host[:i]
 	}
-	host = strings.Trim(host, "[]")
+	if inner, found := strings.CutPrefix(host, "["); found && strings.Contains(host, ":") {
+		host = strings.TrimSuffix(inner, "]")
+	}
 	if g.hosts[host] {
 		return true
 	}

@@ -302,6 +302,9 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 	if err == nil {
 		err = checkQuery(r.URL.RawQuery)
 	}
+	if err == nil && !headerName(r.Method) {
+		err = errs.New(errs.Malformed, "the method is no token") // HTTP/2 can carry anything
+	}
 	if err != nil {
 		x.fail(ctx, err)
 		return
@@ -385,7 +388,10 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 		delete(r.Header, "Idempotency-Key") // it would make some transports send the request again
 	}
 	if rt.target.foreign {
-		g.limitBody(x, r)
+		if p := x.limitBody(ctx, r); p != nil {
+			x.problem(p, 0)
+			return
+		}
 	} else {
 		var p *rest.Problem
 		if request.BodyHash, p = x.readBody(ctx, r); p != nil {

@@ -81,8 +81,10 @@ func checkQuery(q string) error {
 		switch c := q[i]; {
 		case c == ';':
 			return errs.New(errs.Malformed, "the query contains ';'")
-		case c < ' ' || c == 0x7f:
-			return errs.New(errs.Malformed, "the query contains a control character")
+		case c == '#':
+			return errs.New(errs.Malformed, "the query contains '#'")
+		case c <= ' ' || c == 0x7f:
+			return errs.New(errs.Malformed, "the query contains a blank or a control character")
 		case c == '%':
 			if i+2 >= len(q) || !hexDigit(q[i+1]) || !hexDigit(q[i+2]) {
 				return errs.New(errs.Malformed, "the query contains a broken escape")

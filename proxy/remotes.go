@@ -113,7 +113,8 @@ func (g *Gateway) openModule(m module.Descriptor, targets []string, o Options) (
 	copying := cfg
 	copying.Retry.Attempts, copying.Health.Active.Path = 1, ""
 	copying.Bulkhead.MaxInFlight, copying.Bulkhead.MaxQueue = g.cfg.Shadow.Limits.Concurrency, 0
-	options.Name, options.Registry = m.Name+" copies", nil
+	// Whoever floods us is cut before it has sent much.
+	options.Name, options.Registry, options.StreamBytes = m.Name+" copies", nil, spareBody
 	copies, err := g.openUpstream(copying, targets, options)
 	if err != nil {
 		return nil, err

@@ -58,7 +58,7 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 		_ = control.SetReadDeadline(time.Time{})
 	} else if limit := x.time(); limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
+		ctx, cancel = bound(ctx, limit)
 		defer cancel()
 	}
 	request := r.WithContext(ctx)
@@ -258,7 +258,7 @@ func (x *exchange) sendLocal(w http.ResponseWriter, r *http.Request, q rest.Requ
 	}
 	copied := &tee{answer: answer{ResponseWriter: w}, limit: m.MaxBody() + 1}
 	t.local.ServeHTTP(copied, r)
-	again := x.again(t, r, q)
+	again := x.again(t, r, q, len(copied.body))
 	m.Offer(x.route.Method+" "+x.route.Path, shadow.Answer{Status: copied.status, Header: w.Header(), Body: copied.body}, again)
 	return copied.status
 }
@@ -277,14 +277,17 @@ func (t *tee) Write(b []byte) (int, error) {
 	return t.answer.Write(b)
 }
 
+// spareBody is how many bytes more than expected are taken of an answer that nobody but a comparison reads.
+const spareBody = 16 << 10
+
 // again asks a side the same once more, for nobody but the comparison. What it needs of the request is copied now: the server
-// uses it for the next one.
-func (x *exchange) again(t *target, r *http.Request, q rest.Request) shadow.Again {
+// uses it for the next one. What is much longer than the answer of the given length differs from it, and is not read to its end.
+func (x *exchange) again(t *target, r *http.Request, q rest.Request, length int) shadow.Again {
 	header := r.Header.Clone()
 	delete(header, "Accept-Encoding")
 	location := *r.URL
 	host, values := r.Host, context.WithoutCancel(r.Context())
-	limit := int64(t.remote.mirror.MaxBody()) + 1
+	limit := int64(min(t.remote.mirror.MaxBody(), 4*length+spareBody)) + 1
 	return func(ctx context.Context, side shadow.Side) (answer shadow.Answer, err error) {
 		defer func() {
 			if recover() != nil {
@@ -455,10 +458,16 @@ func asksForSocket(r *http.Request) bool {
 }
 
 // limitBody bounds the body of a request to a foreign upstream, which is not read here.
-func (g *Gateway) limitBody(x *exchange, r *http.Request) {
-	if r.Body != nil && r.Body != http.NoBody && x.route.Class != module.Stream {
-		r.Body = http.MaxBytesReader(x.answer.ResponseWriter, r.Body, x.route.maxBody)
+// One that says that it is too long is refused before anything of it is sent on.
+func (x *exchange) limitBody(ctx context.Context, r *http.Request) *rest.Problem {
+	if r.Body == nil || r.Body == http.NoBody || x.route.Class == module.Stream {
+		return nil
 	}
+	if r.ContentLength > x.route.maxBody {
+		return x.tooLarge(ctx)
+	}
+	r.Body = http.MaxBytesReader(x.answer.ResponseWriter, r.Body, x.route.maxBody)
+	return nil
 }
 
 // fetch asks routes for the parts of an answer that is put together: through the same table, as the same caller.

@@ -254,7 +254,8 @@ func (n *node) route(name string) *route {
 		case name:
 			return n.methods[i].route
 		case anyMethod:
-			if other == nil {
+			// CONNECT and TRACE are about the way, not about what stands at its end.
+			if other == nil && name != http.MethodConnect && name != http.MethodTrace {
 				other = n.methods[i].route
 			}
 		case http.MethodGet:

@@ -222,9 +222,8 @@ func TestOversizedRequests(t *testing.T) {
 	tests := []struct {
 		name, raw  string
 		want       int
-		counted    bool   // by us; net/http refuses some before we see them
-		incomplete bool   // a body whose length nobody knows is found too long when a part of it is away
-		fault      string // what happens instead
+		counted    bool // by us; net/http refuses some before we see them
+		incomplete bool // a body whose length nobody knows is found too long when a part of it is away
 	}{
 		{name: "header", raw: "GET /stream" + top + "X-A: " + long + "\r\n\r\n", want: 431},
 		{name: "headers", raw: "GET /stream" + top + strings.Repeat("X-A: b\r\n", 30_000) + "\r\n", want: 431},
@@ -232,8 +231,8 @@ func TestOversizedRequests(t *testing.T) {
 		{name: "method", raw: strings.Repeat("A", 200<<10) + " /stream" + top + "\r\n", want: 431},
 		{name: "cookie", raw: "GET /stream" + top + "Cookie: a=" + long + "\r\n\r\n", want: 431},
 		{name: "token", raw: "GET /mine/x" + top + "Authorization: Bearer " + long[:10<<10] + "\r\n\r\n", want: 401, counted: true},
-		{name: "declared body", raw: body + "Content-Length: 204800\r\n\r\n" + long, want: 413, counted: true, fault: "a body that is declared too long is sent on up to the limit"},
-		{name: "declared body that is expected", raw: body + "Content-Length: 204800\r\nExpect: 100-continue\r\n\r\n", want: 413, counted: true, fault: "a body that is declared too long is asked for"},
+		{name: "declared body", raw: body + "Content-Length: 204800\r\n\r\n" + long, want: 413, counted: true},
+		{name: "declared body that is expected", raw: body + "Content-Length: 204800\r\nExpect: 100-continue\r\n\r\n", want: 413, counted: true},
 		{name: "body in chunks", raw: body + "Transfer-Encoding: chunked\r\n\r\n32000\r\n" + long + "\r\n0\r\n\r\n", want: 413, counted: true, incomplete: true},
 		{name: "trailer", raw: body + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-A: " + long + "\r\n\r\n", want: 400, counted: true, incomplete: true},
 	}
@@ -261,13 +260,8 @@ func TestOversizedRequests(t *testing.T) {
 			if n := d.count("banyan_http_requests_total", "status", "4xx"); (n == 1) != test.counted {
 				wrong = append(wrong, fmt.Sprintf("%v are counted", n))
 			}
-			switch {
-			case len(wrong) > 0 && test.fault != "":
-				fault(t, test.fault)
-			case len(wrong) > 0:
+			if len(wrong) > 0 {
 				t.Error(wrong)
-			case test.fault != "":
-				t.Error(mended)
 			}
 		})
 	}
