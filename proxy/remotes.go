@@ -234,6 +234,11 @@ func (g *Gateway) apply(list []Placement) error {
 		g.metrics.refused.Inc()
 		return err
 	}
+	for name, r := range g.remotes {
+		if last := g.table.Load(); last != nil && last.placements[name].share() == 0 && t.placements[name].share() > 0 {
+			r.up.Trust()
+		}
+	}
 	before := g.table.Swap(t)
 	// After the table: whoever waited at a door goes by the new one.
 	for name, d := range g.doors {

@@ -63,7 +63,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Workers: 32, Window: 256, HandlerTimeout: 30 * time.Second, RetryBase: 200 * time.Millisecond, RetryCap: 5 * time.Minute,
-		GiveUpAfter: 24 * time.Hour, KeepUnsubscribed: 30 * 24 * time.Hour, HighWaterRows: 1_000_000, RequestTimeout: 5 * time.Second, LeaseTTL: 6 * time.Second,
+		GiveUpAfter: 24 * time.Hour, KeepUnsubscribed: 30 * 24 * time.Hour, HighWaterRows: 1_000_000, RequestTimeout: 5 * time.Second, LeaseTTL: 3 * time.Second,
 		RabbitMQ: rabbit.DefaultConfig(),
 	}
 }

@@ -80,9 +80,10 @@ func (b *Bus) call(ctx context.Context, from, name, commandID string, body []byt
 	return append([]byte(nil), reply...), nil
 }
 
-// ask has a request answered where its module's owner is. While that changes it is held, and asked again with the same id: a query
-// changes nothing, and a command finds its first reply.
+// ask has a request answered where its module's owner is. While that changes, and while nobody can be reached for a moment (the broker
+// restarts, the owner does), it is held, and asked again with the same id: a query changes nothing, and a command finds its first reply.
 func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, body []byte) ([]byte, error) {
+	patience := time.Now().Add(b.cfg.RequestTimeout)
 	for delay := askAgain; ; delay = min(2*delay, 100*time.Millisecond) {
 		if b.here(target) {
 			return b.answerHere(ctx, Crossing{from, target, name}, commandID, body)
@@ -93,7 +94,7 @@ func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, bod
 		r := b.look(target)
 		if r.Step != ownership.Closing {
 			reply, err := b.opts.Broker.Call(ctx, target, rabbit.Request{Name: name, CommandID: commandID, Headers: requestHeaders(ctx), Body: body})
-			if err == nil || !b.moving(r, err) {
+			if err == nil || !errs.Is(err, errs.Unavailable) || time.Now().After(patience) && !b.moving(r, err) {
 				return reply, err
 			}
 			b.opts.Log.DebugContext(ctx, "request held", "module", target, "message", name, "error", err)
@@ -112,11 +113,8 @@ const askAgain = 5 * time.Millisecond
 // errElsewhere is the answer of a process that owns the module no more, or not yet.
 var errElsewhere = errs.New(errs.Unavailable, "the owner of the module is another process")
 
-// moving says whether a request that nobody took may find its module in a moment.
+// moving says whether a request that nobody took finds its module elsewhere.
 func (b *Bus) moving(asked ownership.Record, err error) bool {
-	if !errs.Is(err, errs.Unavailable) {
-		return false
-	}
 	now := b.look(asked.Module)
 	return now.Version != asked.Version || now.Step != ownership.Settled || strings.Contains(err.Error(), errElsewhere.Message)
 }

@@ -34,8 +34,9 @@ func (p readPool) ExecContext(ctx context.Context, query string, args ...any) (s
 	return p.DB.ExecContext(ctx, query, normal(args)...)
 }
 
-// readAttempts is how often a query is sent that found its connection broken: after a restart of the server all of the pool are.
-const readAttempts = 4
+// readAttempts is how often a query is sent that found its connection broken. After a restart of the server all of the pool are; the idle
+// ones are closed when the first is found, so that only those in use at that moment are left.
+const readAttempts = 6
 
 func (p readPool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	for attempt := 1; ; attempt++ {
@@ -43,6 +44,7 @@ func (p readPool) QueryContext(ctx context.Context, query string, args ...any) (
 		if !again(ctx, err, attempt) {
 			return rows, err
 		}
+		renew(p.DB)
 	}
 }
 
@@ -52,7 +54,15 @@ func (p readPool) QueryRowContext(ctx context.Context, query string, args ...any
 		if !again(ctx, row.Err(), attempt) {
 			return row
 		}
+		renew(p.DB)
 	}
+}
+
+// renew closes the idle connections of a PostgreSQL pool, which keeps as many as it may open.
+func renew(pool *sql.DB) {
+	most := pool.Stats().MaxOpenConnections
+	pool.SetMaxIdleConns(-1)
+	pool.SetMaxIdleConns(most)
 }
 
 // again: reading changes nothing, so it may be done once more on another connection.

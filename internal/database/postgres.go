@@ -99,6 +99,9 @@ func (e *postgresEngine) write(ctx context.Context, opts options, fn func(tx *go
 		if err == nil || !again || attempt == maxAttempts {
 			return err
 		}
+		if transientConnection(err) {
+			renew(e.db)
+		}
 		pause := time.Duration(1+rand.IntN(4<<attempt)) * time.Millisecond
 		select {
 		case <-time.After(pause):

@@ -69,6 +69,16 @@ func (b *breaker) allow(now time.Time) (permit, bool) {
 	return permit{round: b.round}, true
 }
 
+// forget closes the breaker: what it knows is about another time.
+func (b *breaker) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.window = [parts]struct{ slice, good, bad int64 }{}
+	if b.streak = 0; b.state != closed {
+		b.turn(closed)
+	}
+}
+
 // record notes what became of a request. Each permit is recorded once; one more time if an answer that began well
 // broke off.
 func (b *breaker) record(p *permit, v verdict, now time.Time) {

@@ -316,6 +316,9 @@ type EndpointStatus struct {
 	Leaving  bool      `json:"leaving"` // takes no more, and ends what it has
 }
 
+// Trust forgets failures of before: requests are sent again after a time in which nobody was, to processes that may be others.
+func (u *Upstream) Trust() { u.breaker.forget() }
+
 // Status tells how the upstream is.
 func (u *Upstream) Status() Status {
 	now := u.clock.Now()
