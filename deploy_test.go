@@ -13,7 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/banyan-go/banyan/config"
@@ -98,13 +97,8 @@ func wrongCommand(args []string) error {
 	if err := c.ParseFlags(rest); err != nil {
 		return err
 	}
-	c.Flags().Visit(func(f *pflag.Flag) {
-		if f.Name == "only" && !slices.Contains(modules.Names(), f.Value.String()) {
-			err = noModule(f.Value.String())
-		}
-	})
-	if err != nil {
-		return err
+	if only := c.Flags().Lookup("only"); only != nil && only.Changed && !slices.Contains(modules.Names(), only.Value.String()) {
+		return noModule(only.Value.String())
 	}
 	return c.ValidateArgs(c.Flags().Args())
 }

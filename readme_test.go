@@ -377,6 +377,9 @@ func TestREADMEComparison(t *testing.T) {
 	if other := strings.Replace(one, ":2,", ":3,", 1); normal(one) == normal(other) {
 		t.Errorf("%s and %s are not the same", one, other)
 	}
+	if a, b := "shop vm-3514-554fdd follows", "shop web.example-7-0a1b2c follows"; normal(a) != normal(b) {
+		t.Errorf("%s and %s are the same but for the process", a, b)
+	}
 	if a, b := "route a: p99 12.4ms, 3 of 20", "route a: p99 950µs, 0 of 7"; shape(a) != shape(b) || shape(a) == shape("route b: p99 12.4ms, 3 of 20") {
 		t.Errorf("in %s and %s the figures alone differ", a, b)
 	}

@@ -15,21 +15,67 @@ import (
 	"time"
 
 	"github.com/banyan-go/banyan/internal/demo/replay"
+
+	"github.com/banyan-go/banyan/internal/testinfra"
 )
 
-var shops = []struct {
+type candidate struct {
 	name string
 	open func(b *testing.B) *shop
-}{
-	{"sqlite", func(b *testing.B) *shop { return sqlite(b) }},
-	{"postgres", func(b *testing.B) *shop { return postgres(b, true) }},
+	out  bool
 }
 
-// BenchmarkCheckout: from the click until the order's stream says that it is confirmed, on an idle shop.
-func BenchmarkCheckout(b *testing.B) {
+var shops = []candidate{
+	{name: "sqlite", open: func(b *testing.B) *shop { return sqlite(b) }},
+	{name: "postgres", open: func(b *testing.B) *shop { return postgres(b, true) }},
+}
+
+// BenchmarkFlip: from the wish until every process follows, out and home, on an idle shop.
+func BenchmarkFlip(b *testing.B) {
 	for _, engine := range shops {
 		b.Run(engine.name, func(b *testing.B) {
-			s := engine.open(b).start()
+			s := engine.open(b)
+			s.env = append(s.env, "BANYAN_BUS_RABBITMQ_URL="+testinfra.Rabbit(b).URL())
+			s.start()
+			s.standIn("payments").start()
+			s.placement(b, "set", "payments", "remote")
+			s.placement(b, "set", "payments", "local")
+			b.ResetTimer()
+			var took []time.Duration
+			for range b.N {
+				for _, to := range []string{"remote", "local"} {
+					start := time.Now()
+					s.placement(b, "set", "payments", to)
+					took = append(took, time.Since(start))
+				}
+			}
+			slices.Sort(took)
+			at := func(q float64) float64 { return float64(took[int(q*float64(len(took)-1))].Microseconds()) / 1000 }
+			b.ReportMetric(at(.5), "p50-ms")
+			b.ReportMetric(at(1), "max-ms")
+		})
+	}
+}
+
+// BenchmarkCheckout: from the click until the order's stream says that it is confirmed, on an idle shop; in one process, and with
+// payments in another one.
+func BenchmarkCheckout(b *testing.B) {
+	out := shops
+	for _, engine := range shops {
+		engine.name, engine.out = engine.name+", payments out", true
+		out = append(out, engine)
+	}
+	for _, engine := range out {
+		b.Run(engine.name, func(b *testing.B) {
+			s := engine.open(b)
+			if engine.out {
+				s.env = append(s.env, "BANYAN_BUS_RABBITMQ_URL="+testinfra.Rabbit(b).URL())
+			}
+			s.start()
+			if engine.out {
+				s.standIn("payments").start()
+				s.placement(b, "set", "payments", "remote")
+			}
 			admin := s.asAdmin()
 			admin.stock(1_000_000, "MUG")
 			customer := admin.customer("1")
