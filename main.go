@@ -190,10 +190,11 @@ the later ones winning; "banyan config" prints what is in force.`,
 
 The first start makes the account admin@banyan.local, with the password in BANYAN_ADMIN_PASSWORD or one that it says once.
 
-With --only the process answers the requests of one module, for the gateway of a shop that runs on the same PostgreSQL store:
+With --only the process serves one module beside the shop, on the same configuration: it answers what the gateway sends it, and owns the
+module once it is remote (banyan placement set). On SQLite it needs the shop's data directory:
 banyan serve --only payments --addr 127.0.0.1:9101 --admin-addr 127.0.0.1:9191`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serveCommand(cmd, s) }}
-	serving.Flags().StringVar(&s.only, "only", "", "answer for this `module` alone, beside the shop")
+	serving.Flags().StringVar(&s.only, "only", "", "serve this `module` alone, beside the shop")
 	root.AddCommand(
 		serving,
 		&cobra.Command{Use: "migrate", Short: "Make or update the PostgreSQL schemas and roles", Args: cobra.NoArgs,

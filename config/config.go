@@ -201,8 +201,8 @@ func (m Module) check(prefix, driver string) error {
 	switch {
 	case !slices.Contains(proxy.States, proxy.State(m.Placement)):
 		return fmt.Errorf("%s.placement: %q is not local, shadow, canary, remote or retired", prefix, m.Placement)
-	case (m.Placement == string(proxy.Shadow) || m.Placement == string(proxy.Canary)) && driver == string(database.SQLite):
-		return fmt.Errorf("%s.placement: %s needs a store that two processes can share; set database.driver to postgres, or go to remote in one step", prefix, m.Placement)
+	case m.Placement == string(proxy.Canary) && m.Canary.Writes > 0 && driver == string(database.SQLite):
+		return fmt.Errorf("%s.canary.writes: is %d, but a SQLite file has one writing process; set it to 0, go to remote in one step, or set database.driver to postgres", prefix, m.Canary.Writes)
 	case m.Canary.Reads < 0 || m.Canary.Reads > 10_000:
 		return fmt.Errorf("%s.canary.reads: %d is not between 0 and 10000 basis points", prefix, m.Canary.Reads)
 	case m.Canary.Writes < 0 || m.Canary.Writes > m.Canary.Reads:

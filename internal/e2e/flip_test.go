@@ -208,7 +208,7 @@ func TestFlipsSurviveKills(t *testing.T) {
 					s.kill()
 					s.start()
 				case "connections":
-					broker.CutConnections()
+					broker.KillConnections()
 				case "sessions":
 					if s.server != nil {
 						if err := s.server.TerminateSessions(s.dbName); err != nil {
@@ -232,4 +232,29 @@ func (s *shop) ended() bool {
 func zombie(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+// A SQLite file has one writer, but two may read it: copies and a share of the reads go to the second process, writes stay.
+func TestReadsOfAFileGoOut(t *testing.T) {
+	t.Parallel()
+	s := sqlite(t)
+	o := s.standIn("inventory")
+	o.launch()
+	s.start()
+	o.await()
+	s.sayWhatIsLeft(t, o)
+	l := newLedger(t, s)
+	if out, err := exec.Command(mustBinary(t), "placement", "set", "inventory", "canary", "--percent", "100", "--data", s.dir, "--admin-addr", s.admin).CombinedOutput(); err == nil || !strings.Contains(string(out), "one writing process") {
+		t.Errorf("a canary of writes: %v: %s", err, out)
+	}
+	for _, to := range [][]string{{"set", "inventory", "shadow"}, {"set", "inventory", "canary", "--percent", "100", "--writes", "0"}} {
+		s.placement(t, to...)
+		for range 20 {
+			if a := l.admin.do("GET", "/api/inventory", nil); a.Status != 200 || !strings.Contains(string(a.Body), `"A"`) {
+				t.Fatalf("%v: %d %s", to, a.Status, a.Body)
+			}
+		}
+		l.run(2, 5, nil)
+	}
+	l.check()
 }

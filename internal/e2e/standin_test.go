@@ -135,7 +135,6 @@ func TestStandInRefusals(t *testing.T) {
 		"a module that asks others": {s.env, []string{"--only", "orders", "--addr", "127.0.0.1:0"}, "its requests ask other modules"},
 		"no such module":            {s.env, []string{"--only", "order", "--addr", "127.0.0.1:0"}, `there is no module "order"; there are users`},
 		"an address for all":        {s.env, []string{"--only", "payments", "--addr", ":0"}, "without gateway.certs"},
-		"a store of one process":    {nil, []string{"--only", "payments", "--addr", "127.0.0.1:0"}, "needs postgres"},
 	} {
 		cmd := exec.Command(mustBinary(t), append([]string{"serve", "--data", t.TempDir(), "--admin-addr", "127.0.0.1:0"}, test.args...)...)
 		cmd.Env = append([]string{"PATH=/usr/bin", "HOME=" + t.TempDir()}, test.env...)
