@@ -102,7 +102,7 @@ func TestRehearsal(t *testing.T) {
 		return a.Status == 200 && strings.Contains(string(a.Body), `"rehearsal":{"module":"payments"`) && strings.Contains(string(a.Body), `"status":"degraded"`)
 	}
 	var out lockedBuffer
-	rehearsing := exec.Command(mustBinary(t), "placement", "rehearse", "payments", "--latency", "5ms", "--errors", "20%", "--for", "15m", "--json", "--data", s.dir, "--admin-addr", s.admin)
+	rehearsing := exec.Command(mustBinary(t), "placement", "rehearse", "payments", "--latency", "5ms", "--errors", "5%", "--for", "15m", "--json", "--data", s.dir, "--admin-addr", s.admin)
 	rehearsing.Stdout, rehearsing.Stderr = &out, &out
 	rehearsing.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := rehearsing.Start(); err != nil {
