@@ -394,6 +394,13 @@ func (b *Bus) register(ctx context.Context) error {
 			}
 		}
 	}
+	if b.opts.Broker != nil && b.cfg.RabbitMQ.Events {
+		for _, p := range b.parts {
+			for _, name := range p.module.Contract.Names() {
+				all[name] = append(all[name], others)
+			}
+		}
+	}
 	for _, subs := range all {
 		slices.Sort(subs)
 	}

@@ -45,6 +45,9 @@ type Route struct {
 	Since      *time.Time `json:"since,omitempty"` // they wait
 }
 
+// others stands for services that are not ours: what they may subscribe to at the broker goes there once, as to one more subscriber.
+const others = "~others"
+
 type routes struct {
 	mu  sync.Mutex
 	all map[string]*way
@@ -80,6 +83,8 @@ func (r *routes) set(subscriber string, w way) {
 func (b *Bus) transport(subscriber string) string {
 	r := b.look(subscriber)
 	switch {
+	case subscriber == others:
+		return viaRabbit
 	case b.owns(r):
 		return viaLocal
 	case r.Step == ownership.Closing:
@@ -242,7 +247,7 @@ func (b *Bus) checkRoutes(ctx context.Context, p *part) error {
 		return nil
 	}
 	var by []string
-	if err := p.store.Read(ctx).Raw("SELECT subscriber FROM route WHERE transport <> ? ORDER BY subscriber", viaLocal).Scan(&by).Error; err != nil {
+	if err := p.store.Read(ctx).Raw("SELECT subscriber FROM route WHERE transport <> ? AND subscriber <> ? ORDER BY subscriber", viaLocal, others).Scan(&by).Error; err != nil {
 		return fmt.Errorf("routes of %s: %w", p.module.Name, err)
 	}
 	if len(by) > 0 {
@@ -285,5 +290,8 @@ func (b *Bus) carry(ctx context.Context, p *part, subscriber string, w *wm.Messa
 		return local.Publish(subscriber, w)
 	}
 	w.SetContext(route.sends)
+	if subscriber == others {
+		return b.opts.Broker.Publisher().Event(route.sends, w)
+	}
 	return b.opts.Broker.Publisher().Publish(subscriber, w)
 }

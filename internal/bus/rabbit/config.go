@@ -25,6 +25,7 @@ type Config struct {
 	CloseTimeout   time.Duration `mapstructure:"close_timeout"`   // for messages that are being handled at the end of a subscription
 	Calls          int           `mapstructure:"calls"`           // questions to one module at a time
 	Breaker        BreakerConfig `mapstructure:"breaker"`         // of questions to one module
+	Events         bool          `mapstructure:"events"`          // all events go to the exchange banyan.events too, for services that are not ours
 }
 
 // TLSConfig are PEM files; they are read at each connection, so that renewed ones are taken up.
