@@ -206,8 +206,12 @@ func (x *exchange) log(ctx context.Context, status int, taken time.Duration, cut
 	} else {
 		attrs = append(attrs, slog.String("path", x.path[:min(len(x.path), 200)]))
 	}
+	epoch := x.table.number()
+	if h := x.hop.Load(); h != nil {
+		epoch = h.epoch
+	}
 	attrs = append(attrs, slog.Int("status", status), slog.Int64("bytes", x.answer.bytes),
-		slog.Float64("duration_ms", float64(taken.Microseconds())/1000), slog.Uint64("epoch", x.table.number()))
+		slog.Float64("duration_ms", float64(taken.Microseconds())/1000), slog.Uint64("epoch", epoch))
 	if x.who.Subject != "" {
 		attrs = append(attrs, slog.String("subject", x.who.Subject))
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/banyan-go/banyan/internal/wholefile"
 	"github.com/banyan-go/banyan/proxy/shadow"
 )
 
@@ -49,11 +50,7 @@ func (f ReportFiles) Save(module string, r shadow.Report) error {
 	if err != nil {
 		return err
 	}
-	next := f.path(module) + ".new"
-	if err := os.WriteFile(next, raw, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, f.path(module))
+	return wholefile.Replace(f.path(module), raw)
 }
 
 // reportEvery is how much of a comparison a crash may cost.

@@ -32,6 +32,7 @@ import (
 type hop struct {
 	choice
 	target   *target
+	epoch    uint64 // of the table that the target is from
 	endpoint string
 	attempts int
 	failure  upstream.Failure
@@ -99,7 +100,7 @@ func (x *exchange) send(w http.ResponseWriter, r *http.Request, q rest.Request) 
 	t := x.route.target
 	switch {
 	case t.foreign:
-		h := hop{target: t, choice: choice{remote: true, bucket: -1, reason: becausePlacement}}
+		h := hop{target: t, epoch: x.table.number(), choice: choice{remote: true, bucket: -1, reason: becausePlacement}}
 		x.finishRemote(w, r, h, t.remote.up.Serve(w, r, x.call(t, r, q, false)))
 	case t.door == nil:
 		t.local.ServeHTTP(w, r)
@@ -136,10 +137,11 @@ func (v *visit) again() bool {
 			t.door.leave()
 		}
 	}()
-	if now := x.g.table.Load(); now != x.table {
+	table := x.table
+	if now := x.g.table.Load(); now != table {
 		// A request keeps the table that it began with, but it goes to whoever owns the module now.
 		if current := now.targets[t.placement.Module]; current.placement.Epoch != t.placement.Epoch {
-			t = current
+			t, table = current, now
 		}
 	}
 	if x.route.Class == module.Stream {
@@ -147,10 +149,10 @@ func (v *visit) again() bool {
 		defer end()
 		r = r.WithContext(ctx)
 	}
-	h := hop{target: t, choice: t.choose(x.route.Class, x.who, x.wish, x.guest)}
+	h := hop{target: t, epoch: table.number(), choice: t.choose(x.route.Class, x.who, x.wish, x.guest)}
 	if v.home && t.isHome() {
 		h = v.last
-		h.target, h.choice = t, choice{bucket: h.bucket, reason: becauseFallback}
+		h.target, h.epoch, h.choice = t, table.number(), choice{bucket: h.bucket, reason: becauseFallback}
 	}
 	if !h.remote {
 		x.note(h)

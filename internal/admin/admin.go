@@ -27,6 +27,7 @@ import (
 
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/rest"
+	"github.com/banyan-go/banyan/internal/wholefile"
 )
 
 // TokenFile is the file in the data directory that holds the token.
@@ -48,15 +49,12 @@ func Token(dataDir string) (string, error) {
 		return "", err
 	}
 	token := base64.RawURLEncoding.EncodeToString(raw)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, os.ErrExist) {
+	if err := wholefile.Create(path, []byte(token+"\n")); errors.Is(err, os.ErrExist) {
 		return Token(dataDir) // another process was faster
-	}
-	if err != nil {
+	} else if err != nil {
 		return "", err
 	}
-	_, err = f.WriteString(token + "\n")
-	return token, errors.Join(err, f.Close())
+	return token, nil
 }
 
 // AddrFile is the file in the data directory that says where the shop's port is, for processes beside it.
@@ -64,11 +62,7 @@ const AddrFile = "admin.addr"
 
 // Announce says where the port is.
 func Announce(dataDir string, addr net.Addr) error {
-	path := filepath.Join(dataDir, AddrFile)
-	if err := os.WriteFile(path+".new", []byte(addr.String()+"\n"), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return wholefile.Replace(filepath.Join(dataDir, AddrFile), []byte(addr.String()+"\n"))
 }
 
 // Announced is where the port of the shop with this data directory is, or was last.

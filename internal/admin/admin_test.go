@@ -7,7 +7,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +31,28 @@ func TestTokenIsMadeOnceAndPrivate(t *testing.T) {
 	info, err := os.Stat(filepath.Join(dir, admin.TokenFile))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, error %v, want 0600", info.Mode(), err)
+	}
+}
+
+// Processes that start at once on one data directory have one token, and none of them sees a part of it.
+func TestTokenOfProcessesThatStartAtOnce(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		dir := t.TempDir()
+		var tokens [8]string
+		var all sync.WaitGroup
+		for i := range tokens {
+			all.Go(func() {
+				var err error
+				if tokens[i], err = admin.Token(dir); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if slices.ContainsFunc(tokens[:], func(s string) bool { return s != tokens[0] }) {
+			t.Errorf("tokens %q", tokens)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/banyan-go/banyan/internal/clock"
+	"github.com/banyan-go/banyan/internal/wholefile"
 )
 
 // The files of a CA beside those of the identities.
@@ -171,10 +172,10 @@ func Rotate(r Request) ([]Certificate, error) {
 		return nil, err
 	}
 	// The roots come first: a certificate must never be signed by a CA that nobody believes.
-	if err := write(r.path(RootsFile), encode(append([]*x509.Certificate{s.cert}, roots...)...), true); err != nil {
+	if err := wholefile.Replace(r.path(RootsFile), encode(append([]*x509.Certificate{s.cert}, roots...)...)); err != nil {
 		return nil, err
 	}
-	if err := write(r.path(SignerFile), s.pem, true); err != nil {
+	if err := wholefile.Replace(r.path(SignerFile), s.pem); err != nil {
 		return nil, err
 	}
 	return Show(r.Dir, r.Clock)
@@ -212,7 +213,7 @@ func Prune(r Request) ([]Certificate, error) {
 	if len(kept) == 0 {
 		return nil, fmt.Errorf("%s: no root would be left; rotate the CA", r.path(RootsFile))
 	}
-	if err := write(r.path(RootsFile), encode(kept...), true); err != nil {
+	if err := wholefile.Replace(r.path(RootsFile), encode(kept...)); err != nil {
 		return nil, err
 	}
 	return Show(r.Dir, r.Clock)
@@ -324,7 +325,7 @@ func (r Request) believed(s signer) error {
 	roots, err := readRoots(r.path(RootsFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		// Create was ended between the two files.
-		return write(r.path(RootsFile), encode(s.cert), false)
+		return wholefile.Create(r.path(RootsFile), encode(s.cert))
 	}
 	if err != nil {
 		return err
@@ -514,32 +515,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// write puts a whole file in place, readable by its owner alone: a reader sees what was there before, or all of this.
-func write(path string, text []byte, replace bool) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // with mode 0600
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if removed := os.Remove(f.Name()); err == nil && removed != nil && !errors.Is(removed, fs.ErrNotExist) {
-			err = removed
-		}
-	}()
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
+func write(path string, text []byte, replace bool) error {
 	if replace {
-		err = os.Rename(f.Name(), path)
-	} else {
-		err = os.Link(f.Name(), path) // unlike a rename it fails if the file exists
+		return wholefile.Replace(path, text)
 	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return wholefile.Create(path, text)
 }

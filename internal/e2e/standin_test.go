@@ -132,7 +132,7 @@ func TestStandInRefusals(t *testing.T) {
 		args []string
 		want string
 	}{
-		"a module that asks others": {s.env, []string{"--only", "orders", "--addr", "127.0.0.1:0"}, "its requests ask other modules"},
+		"a module that asks others": {s.env, []string{"--only", "orders", "--addr", "127.0.0.1:0"}, "bus.rabbitmq.url: is empty; requests of orders ask other modules"},
 		"no such module":            {s.env, []string{"--only", "order", "--addr", "127.0.0.1:0"}, `there is no module "order"; there are users`},
 		"an address for all":        {s.env, []string{"--only", "payments", "--addr", ":0"}, "without gateway.certs"},
 	} {

@@ -238,6 +238,7 @@ func TestReplicasDisagree(t *testing.T) {
 	db := e.Store(t, database.Control)
 	one, two := start(t, db, "shop-1", ""), start(t, db, "shop-2", "")
 	start(t, db, "pay", "payments")
+	eventually(t, "they know each other", func() bool { _, live := one.Status(); return len(live) == 3 })
 	out := remote()
 	one.wish.Store(&out)
 	eventually(t, "it is reported", func() bool {
