@@ -303,7 +303,7 @@ func (p *only) newServer(cfg config.Config, name string, next http.Handler, stor
 	protocols.SetHTTP1(true)
 	limits := cfg.Gateway.Limits
 	s := &http.Server{
-		Handler: mux, Protocols: protocols, ReadHeaderTimeout: limits.ReadHeader, IdleTimeout: 2 * limits.Idle, MaxHeaderBytes: 2 * limits.HeaderBytes,
+		Handler: p.sayGoodbye(mux), Protocols: protocols, ReadHeaderTimeout: limits.ReadHeader, IdleTimeout: 2 * limits.Idle, MaxHeaderBytes: 2 * limits.HeaderBytes,
 		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
 	if cfg.Gateway.Certs == "" {
@@ -317,6 +317,17 @@ func (p *only) newServer(cfg config.Config, name string, next http.Handler, stor
 	protocols.SetHTTP2(true)
 	s.TLSConfig = identity.Server(gatewayName)
 	return s, nil
+}
+
+// sayGoodbye has the other end leave the connection with each answer while the process drains: net/http's Shutdown does not reach an
+// HTTP/2 connection that comes about at that moment, and one that is always busy would never end.
+func (p *only) sayGoodbye(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (p *only) readiness(store *database.DB) http.Handler {

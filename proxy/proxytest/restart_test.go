@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -43,7 +45,11 @@ func serveLedger(name string) error {
 	if err != nil {
 		return err
 	}
+	var leaving atomic.Bool
 	s := &http.Server{Protocols: protocols(true, true), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if leaving.Load() {
+			w.Header().Set("Connection", "close") // Shutdown does not reach a connection that comes about at that moment
+		}
 		id, err := io.ReadAll(r.Body)
 		if err != nil {
 			return
@@ -61,6 +67,7 @@ func serveLedger(name string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
+		leaving.Store(true)
 		ended <- s.Shutdown(ctx)
 	}()
 	fmt.Println("ready")
@@ -84,7 +91,7 @@ func newLedger(t *testing.T) ledger {
 // start starts a process that takes over the socket. stop ends it in good order and kill does not; both wait for its end.
 func (l ledger) start(listener net.Listener) (stop, kill func()) {
 	l.t.Helper()
-	socket, err := listener.(*net.TCPListener).File()
+	socket, err := share(listener)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -128,6 +135,23 @@ func (l ledger) start(listener net.Listener) (stop, kill func()) {
 	}
 	l.t.Cleanup(kill)
 	return stop, kill
+}
+
+// share is File of a listener without its side effect: that makes the socket a blocking one, in all processes that have it, and one of
+// them that waits in accept could not stop before the next connection comes.
+func share(listener net.Listener) (*os.File, error) {
+	raw, err := listener.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var socket int
+	var failed error
+	err = raw.Control(func(fd uintptr) { socket, failed = syscall.Dup(int(fd)) })
+	if err = errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	syscall.CloseOnExec(socket)
+	return os.NewFile(uintptr(socket), "listener"), nil
 }
 
 // check says that each request that was answered well was received once, and none twice.

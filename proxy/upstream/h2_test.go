@@ -183,6 +183,35 @@ func TestEveryConnectionIsClosed(t *testing.T) {
 	}
 }
 
+// A process that goes can still accept a connection, to go away on it at once. What was meant for it finds the next one.
+func TestNewConnectionsOfAProcessThatGoes(t *testing.T) {
+	t.Parallel()
+	for i := range 100 {
+		var conns, received atomic.Int64
+		g := open(t, upstream.H2C, options{}, raw(t, func(c net.Conn, in *bufio.Reader) {
+			conn := h2conn{c, in}
+			if conns.Add(1) < 3 {
+				// Before it has read anything: the client finds that out at once, or only when it sends.
+				conn.write(settings, 0, 0)
+				conn.goAway(0, noError)
+				_, _ = io.Copy(io.Discard, in)
+				return
+			}
+			if _, err := io.ReadFull(in, make([]byte, len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))); err != nil {
+				return
+			}
+			conn.write(settings, 0, 0)
+			for id := conn.request(); id != 0; id = conn.request() {
+				received.Add(1)
+				conn.answer(id)
+			}
+		}))
+		if got := g.post("/", "body"); got.status != 200 || received.Load() != 1 {
+			t.Fatalf("try %d: received %d times over %d connections: %+v", i, received.Load(), conns.Load(), got)
+		}
+	}
+}
+
 // A long body is streamed and cannot be sent again: the client is told, and nothing is made up.
 func TestStreamedBodyIsNotSentAgain(t *testing.T) {
 	t.Parallel()
