@@ -26,7 +26,7 @@ soak: build ## the slow tests too: all data, many kills, a million messages (hou
 	./banyan prove --all --cycles 20 --kill --out docs/proof/kill
 
 bench: ## the benchmarks, on SQLite and PostgreSQL (docs/benchmarks.md has figures)
-	BANYAN_TEST_REQUIRE=1 $(with_services) go test -run '^$$' -bench . -benchtime 5000x -timeout 60m ./internal/bench/...
+	BANYAN_TEST_REQUIRE=1 $(with_services) go test -run '^$$' -bench . -benchtime 5000x -timeout 60m ./internal/bench/... ./internal/bus/rabbit
 	BANYAN_TEST_REQUIRE=1 $(with_services) go test -run '^$$' -bench 'Checkout|Orders' -benchtime 1000x -timeout 60m ./internal/e2e
 	BANYAN_TEST_REQUIRE=1 $(with_services) go test -run '^$$' -bench Flip -benchtime 50x ./internal/e2e
 	BANYAN_TEST_REQUIRE=1 $(with_services) go test -run '^$$' -bench 'Replay|Start|IdleMemory' -benchtime 1x -timeout 60m ./internal/e2e

@@ -41,6 +41,21 @@ type stock struct {
 
 func openStock(b *testing.B, poll time.Duration) *stock {
 	b.Helper()
+	s := stockTables(b)
+	channel := gochannel.NewGoChannel(gochannel.Config{BlockPublishUntilSubscriberAck: true}, s.log)
+	router, err := message.NewRouter(message.RouterConfig{}, s.log)
+	if err != nil {
+		b.Fatal(err)
+	}
+	router.AddConsumerHandler("count", stockTopic, channel, s.count)
+	s.run(b, router)
+	s.forward(b, poll, channel) // after the router: a GoChannel drops what nobody subscribes to
+	return s
+}
+
+// stockTables is a baseline that does not run yet.
+func stockTables(b *testing.B) *stock {
+	b.Helper()
 	dsn := testinfra.StartPostgres(b, testinfra.Options{}).Database(b)
 	c, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -67,28 +82,23 @@ func openStock(b *testing.B, poll time.Duration) *stock {
 	if testing.Verbose() {
 		s.log = watermill.NewSlogLogger(slog.New(slog.NewTextHandler(b.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})))
 	}
+	return s
+}
 
-	channel := gochannel.NewGoChannel(gochannel.Config{BlockPublishUntilSubscriberAck: true}, s.log)
-	router, err := message.NewRouter(message.RouterConfig{}, s.log)
-	if err != nil {
-		b.Fatal(err)
-	}
-	router.AddConsumerHandler("count", stockTopic, channel, s.count)
-	s.run(b, router)
-
-	// The forwarder comes after the router: a GoChannel drops what nobody subscribes to.
+// forward runs the forwarder from the outbox to a publisher.
+func (s *stock) forward(b *testing.B, poll time.Duration, to message.Publisher) {
+	b.Helper()
 	outbox, err := sql.NewSubscriber(s.db, sql.SubscriberConfig{
 		PollInterval: poll, SchemaAdapter: sql.DefaultPostgreSQLSchema{}, OffsetsAdapter: sql.DefaultPostgreSQLOffsetsAdapter{}, InitializeSchema: true,
 	}, s.log)
 	if err != nil {
 		b.Fatal(err)
 	}
-	relay, err := forwarder.NewForwarder(outbox, channel, s.log, forwarder.Config{})
+	relay, err := forwarder.NewForwarder(outbox, to, s.log, forwarder.Config{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	s.run(b, relay)
-	return s
 }
 
 // run starts a router, or the forwarder's, and ends it with the benchmark.

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -82,6 +83,7 @@ func (b *Bus) call(ctx context.Context, from, name, commandID string, body []byt
 
 // ask has a request answered where its module's owner is. While that changes, and while nobody can be reached for a moment (the broker
 // restarts, the owner does), it is held, and asked again with the same id: a query changes nothing, and a command finds its first reply.
+// What the owner itself answers stands, whatever it is.
 func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, body []byte) ([]byte, error) {
 	patience := time.Now().Add(b.cfg.RequestTimeout)
 	for delay := askAgain; ; delay = min(2*delay, 100*time.Millisecond) {
@@ -94,7 +96,9 @@ func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, bod
 		r := b.look(target)
 		if r.Step != ownership.Closing {
 			reply, err := b.opts.Broker.Call(ctx, target, rabbit.Request{Name: name, CommandID: commandID, Headers: requestHeaders(ctx), Body: body})
-			if err == nil || !errs.Is(err, errs.Unavailable) || time.Now().After(patience) && !b.moving(r, err) {
+			var answered *rabbit.Answered
+			stands := errors.As(err, &answered) && !isElsewhere(err)
+			if err == nil || stands || !errs.Is(err, errs.Unavailable) || time.Now().After(patience) && !b.moving(r, err) {
 				return reply, err
 			}
 			b.opts.Log.DebugContext(ctx, "request held", "module", target, "message", name, "error", err)
@@ -113,10 +117,12 @@ const askAgain = 5 * time.Millisecond
 // errElsewhere is the answer of a process that owns the module no more, or not yet.
 var errElsewhere = errs.New(errs.Unavailable, "the owner of the module is another process")
 
+func isElsewhere(err error) bool { return strings.Contains(err.Error(), errElsewhere.Message) }
+
 // moving says whether a request that nobody took finds its module elsewhere.
 func (b *Bus) moving(asked ownership.Record, err error) bool {
 	now := b.look(asked.Module)
-	return now.Version != asked.Version || now.Step != ownership.Settled || strings.Contains(err.Error(), errElsewhere.Message)
+	return now.Version != asked.Version || now.Step != ownership.Settled || isElsewhere(err)
 }
 
 func requestHeaders(ctx context.Context) map[string]string {

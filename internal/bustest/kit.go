@@ -6,16 +6,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/banyan-go/banyan/internal/bus"
+	"github.com/banyan-go/banyan/internal/bus/rabbit"
 	"github.com/banyan-go/banyan/internal/clock"
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/databasetest"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/secret"
 	"github.com/banyan-go/banyan/internal/unit"
 )
 
@@ -73,16 +78,18 @@ type Seen struct {
 // TableName is the table of the kit's own migration.
 func (Seen) TableName() string { return "seen" }
 
-// World is a bus with two modules: alpha announces, beta and gamma listen and alpha commands beta.
+// World is a bus with three modules: alpha announces, beta and gamma listen and alpha commands beta.
 type World struct {
 	T     testing.TB
-	Bus   *bus.Bus
+	Bus   *bus.Bus // of alpha and gamma, and of beta too unless it is apart
+	Far   *bus.Bus // of beta
 	Clock *clock.Simulated
 	Alpha *unit.Store
 	Beta  *unit.Store
 	Gamma *unit.Store
 
 	stores *database.Stores
+	broker *rabbit.Broker // between Bus and Far; nil if they are one
 	cancel context.CancelFunc
 	done   chan error
 
@@ -100,6 +107,7 @@ type Options struct {
 	Handler func(*module.Subscription) // changes beta's subscription "count"
 	Real    bool                       // the machine's clock
 	Replica string
+	Apart   string // URL of a RabbitMQ: beta has a bus of its own, as in another process; the engine must have the control store
 }
 
 // Open starts a world on an engine.
@@ -132,17 +140,18 @@ func Prepare(t testing.TB, e databasetest.Engine, o Options) *World {
 	if o.Config != nil {
 		o.Config(&cfg)
 	}
-	w.Bus = bus.New(cfg, bus.Options{Log: log, Replica: o.Replica})
 	count := module.Subscription{Handler: "count", Events: []string{"alpha.*"}}
 	if o.Handler != nil {
 		o.Handler(&count)
 	}
-	for _, d := range []module.Descriptor{
+	all := []module.Descriptor{
 		{Name: "alpha", Contract: message.Contract{Module: "alpha", Events: []message.Event{Counted{}, Other{}}}, Sends: []string{"beta.add.v1"}},
 		{Name: "beta", Subscriptions: []module.Subscription{count}, Timers: []string{"later"}, Effects: []string{"call"}, Contract: message.Contract{
 			Module: "beta", Commands: []message.Command{Add{}}, Queries: []message.Exchange{{Query: Sum{}, Reply: Total{}}, {Query: Bump{}, Reply: Total{}}}}},
 		{Name: "gamma", Subscriptions: []module.Subscription{{Handler: "watch", Events: []string{"alpha.counted.v1"}}}, Contract: message.Contract{Module: "gamma"}},
-	} {
+	}
+	w.buses(cfg, bus.Options{Log: log, Replica: o.Replica}, o.Apart, all)
+	for _, d := range all {
 		db, err := stores.Store(t.Context(), d.Name)
 		if err != nil {
 			t.Fatal(err)
@@ -192,24 +201,80 @@ func Prepare(t testing.TB, e databasetest.Engine, o Options) *World {
 			w.Gamma = s
 			module.OnAny(m, "watch", w.note("watch"))
 		}
-		if err := w.Bus.Add(m, s); err != nil {
+		side := w.Bus
+		if d.Name == "beta" {
+			side = w.Far
+		}
+		if err := side.Add(m, s); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Bus.Open(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, b := range w.sides() {
+		if err := b.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(w.Close)
 	return w
+}
+
+// buses makes the bus, or the two with a broker between them.
+func (w *World) buses(cfg bus.Config, o bus.Options, broker string, all []module.Descriptor) {
+	w.T.Helper()
+	if broker == "" {
+		w.Bus = bus.New(cfg, o)
+		w.Far = w.Bus
+		return
+	}
+	cfg.RabbitMQ.URL = secret.Text(broker)
+	control, err := w.stores.Store(w.T.Context(), database.Control)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	side := func(only string, foreign []module.Descriptor) (*bus.Bus, *rabbit.Broker) {
+		b, err := rabbit.New(cfg.RabbitMQ, rabbit.Options{Log: o.Log})
+		if err != nil {
+			w.T.Fatal(err)
+		}
+		ctx, end := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx) }()
+		w.T.Cleanup(func() {
+			end()
+			if err := <-done; err != nil {
+				w.T.Errorf("broker: %v", err)
+			}
+		})
+		if err := b.Declare(w.T.Context(), "beta"); err != nil {
+			w.T.Fatal(err)
+		}
+		o := o
+		o.Only, o.Foreign, o.Broker, o.Control = only, foreign, b, control
+		return bus.New(cfg, o), b
+	}
+	beta := func(d module.Descriptor) bool { return d.Name == "beta" }
+	w.Bus, w.broker = side("", slices.DeleteFunc(slices.Clone(all), func(d module.Descriptor) bool { return !beta(d) }))
+	w.Far, _ = side("beta", slices.DeleteFunc(slices.Clone(all), beta))
+}
+
+func (w *World) sides() []*bus.Bus {
+	if w.Far == w.Bus {
+		return []*bus.Bus{w.Bus}
+	}
+	return []*bus.Bus{w.Bus, w.Far}
 }
 
 // Run starts delivery and waits until it is ready.
 func (w *World) Run() {
 	w.T.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
+	g, gctx := errgroup.WithContext(ctx)
+	for _, b := range w.sides() {
+		g.Go(func() error { return b.Run(gctx) })
+		w.Eventually("the bus runs", func() bool { _, ready := b.Status(ctx); return ready })
+	}
 	w.cancel, w.done = cancel, make(chan error, 1)
-	go func() { w.done <- w.Bus.Run(ctx) }()
-	w.Eventually("the bus runs", func() bool { _, ready := w.Bus.Status(ctx); return ready })
+	go func() { w.done <- g.Wait() }()
 }
 
 // Close ends the world; it may be called again.
@@ -302,10 +367,31 @@ func (w *World) Seen(s *unit.Store, handler, key string) []int {
 // Settle waits until nothing is on its way and nothing is due.
 func (w *World) Settle() {
 	w.T.Helper()
-	w.Eventually("the bus settles", func() bool {
-		idle, err := w.Bus.Idle(context.Background())
-		return err == nil && idle
+	idle := func() {
+		w.Eventually("the bus settles", func() bool {
+			for _, b := range w.sides() {
+				if idle, err := b.Idle(context.Background()); err != nil || !idle {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	idle()
+	if w.broker == nil {
+		return
+	}
+	// What alpha has given to the broker has been handled when a marker behind it has come.
+	id := message.NewID()
+	if err := w.broker.Publisher().Barrier(context.Background(), "beta", "alpha", id); err != nil {
+		w.T.Fatal(err)
+	}
+	w.Eventually("beta handles what the broker holds", func() bool {
+		var came bool
+		err := w.Beta.Read(context.Background()).Raw("SELECT EXISTS (SELECT 1 FROM barrier WHERE publisher = 'alpha' AND id = ?)", id).Row().Scan(&came)
+		return err == nil && came
 	})
+	idle()
 }
 
 // Eventually waits for a condition.

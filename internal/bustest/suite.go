@@ -19,9 +19,15 @@ import (
 	"github.com/banyan-go/banyan/internal/unit"
 )
 
-// Run is the suite.
-func Run(t *testing.T, engine func(t *testing.T) databasetest.Engine) {
-	open := func(t *testing.T, o Options) *World { t.Helper(); return Open(t, engine(t), o) }
+// Run is the suite. With a broker (its URL) beta is apart, as in another process, and the engine must have the control store.
+func Run(t *testing.T, engine func(t *testing.T) databasetest.Engine, broker func(t *testing.T) string) {
+	open := func(t *testing.T, o Options) *World {
+		t.Helper()
+		if broker != nil {
+			o.Apart = broker(t)
+		}
+		return Open(t, engine(t), o)
+	}
 	for _, c := range []struct {
 		name string
 		test func(t *testing.T, open func(t *testing.T, o Options) *World)
@@ -190,7 +196,7 @@ func backsOff(t *testing.T, open func(*testing.T, Options) *World) {
 
 func (w *World) letters() []string {
 	w.T.Helper()
-	in, err := w.Bus.Inbox("beta")
+	in, err := w.Far.Inbox("beta")
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -217,7 +223,7 @@ func deadBlocks(t *testing.T, open func(*testing.T, Options) *World) {
 	if len(ids) != 1 {
 		t.Fatalf("%d dead letters, want 1", len(ids))
 	}
-	in, _ := w.Bus.Inbox("beta")
+	in, _ := w.Far.Inbox("beta")
 	letter, err := in.DeadLetter(t.Context(), ids[0])
 	if err != nil || letter.Behind != 0 && letter.Behind != 2 || letter.Reason == "" || len(letter.Message) == 0 {
 		t.Errorf("letter %+v, error %v", letter, err)
@@ -247,7 +253,7 @@ func discards(t *testing.T, open func(*testing.T, Options) *World) {
 	w.Fail("count", failOn(1, errs.Invalid))
 	w.Publish("a", 1, 2, 3)
 	w.Settle()
-	in, _ := w.Bus.Inbox("beta")
+	in, _ := w.Far.Inbox("beta")
 	if err := in.Discard(t.Context(), w.letters()[0], "test"); err != nil {
 		t.Fatal(err)
 	}
@@ -282,14 +288,14 @@ func duplicates(t *testing.T, open func(*testing.T, Options) *World) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			if err := w.Bus.Deliver(context.Background(), "beta", m); err != nil {
+			if err := w.Far.Deliver(context.Background(), "beta", m); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
 	w.Advance(60 * 24 * time.Hour)
-	if err := w.Bus.Deliver(context.Background(), "beta", m); err != nil {
+	if err := w.Far.Deliver(context.Background(), "beta", m); err != nil {
 		t.Error(err)
 	}
 	want(t, "effects", w.Seen(w.Beta, "count", "a"), []int{1})

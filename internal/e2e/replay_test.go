@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/banyan-go/banyan/internal/demo/replay"
+	"github.com/banyan-go/banyan/internal/testinfra"
 )
 
 // retailDir is where the Online Retail files are, or the test is skipped.
@@ -36,9 +38,22 @@ func retailDir(t testing.TB) string {
 
 var nineMonths = []string{"2010-12", "2011-01", "2011-02", "2011-03", "2011-04", "2011-05", "2011-06", "2011-07", "2011-08"}
 
-// replayed replays months against a shop, killing it so many times at random moments, and compares the figures and digests
-// that the shop ends with.
-func replayed(t *testing.T, s *shop, kills int, months ...string) {
+// trouble is what happens to a shop meanwhile, n times, some time apart.
+type trouble struct {
+	n    int
+	wait func() time.Duration // before each
+	do   func(n int)
+}
+
+func none() trouble { return trouble{} }
+
+// kills kill a shop at random moments.
+func kills(s *shop, n int) trouble {
+	return trouble{n, func() time.Duration { return time.Duration(1000+rand.IntN(3000)) * time.Millisecond }, func(int) { s.kill(); s.start() }}
+}
+
+// replayed replays months against a shop that runs, in trouble, and compares the figures and digests that the shop ends with.
+func replayed(t *testing.T, s *shop, tr trouble, months ...string) {
 	t.Helper()
 	dir := retailDir(t)
 	raw, err := os.ReadFile(filepath.Join(dir, "expected.json"))
@@ -57,32 +72,30 @@ func replayed(t *testing.T, s *shop, kills int, months ...string) {
 	for _, m := range months {
 		files = append(files, filepath.Join(dir, m+".csv.gz"))
 	}
-	s.start()
 	done := make(chan struct{})
-	killed := make(chan int, 1)
+	troubled := make(chan int, 1)
 	go func() {
 		n := 0
-		defer func() { killed <- n }()
-		for n < kills {
+		defer func() { troubled <- n }()
+		for n < tr.n {
 			select {
 			case <-done:
 				return
-			case <-time.After(time.Duration(1000+rand.IntN(3000)) * time.Millisecond):
+			case <-time.After(tr.wait()):
 			}
-			s.kill()
-			s.start()
+			tr.do(n)
 			n++
 		}
 	}()
 	var timing replay.Timing
 	report, err := replay.Run(t.Context(), replay.Options{Target: "http://" + s.addr, Password: adminPassword, Files: files, Timing: &timing})
 	close(done)
-	n := <-killed
+	n := <-troubled
 	if err != nil {
 		t.Errorf("replay: %v", err)
 	}
-	if n < kills {
-		t.Errorf("only %d of %d kills happened before the end", n, kills)
+	if n < tr.n {
+		t.Errorf("only %d of %d troubles happened before the end", n, tr.n)
 	}
 	got, err := json.MarshalIndent(report, " ", " ")
 	if err != nil {
@@ -91,17 +104,45 @@ func replayed(t *testing.T, s *shop, kills int, months ...string) {
 	if d := cmp.Diff(string(expected[name]), string(got)); d != "" {
 		t.Errorf("%s on %s (-want +got):\n%s", name, s.Engine, d)
 	}
-	t.Logf("%s on %s: %.0f orders/s, %d kills", name, s.Engine, timing.OrdersPerSecond(), n)
+	t.Logf("%s on %s: %.0f orders/s, %d troubles", name, s.Engine, timing.OrdersPerSecond(), n)
 }
+
+func (s *shop) started() *shop { s.start(); return s }
 
 func TestReplaySurvivesKills(t *testing.T) {
 	retailDir(t)
-	replayed(t, sqlite(t), 3, "2010-12")
+	s := sqlite(t).started()
+	replayed(t, s, kills(s, 3), "2010-12")
 }
 
 func TestReplayOnPostgres(t *testing.T) {
 	retailDir(t)
-	replayed(t, postgres(t, false), 0, "2010-12")
+	replayed(t, postgres(t, false).started(), none(), "2010-12")
+}
+
+// flips move a module out and home, each time as soon as the one before has settled and a while has passed.
+func flips(s *shop, module string, n int) trouble {
+	return trouble{n, func() time.Duration { return 2 * time.Second }, func(n int) {
+		to := []string{"remote", "local"}[n%2]
+		began := time.Now()
+		out, err := exec.Command(mustBinary(s.t), "placement", "set", module, to, "--wait", "30s", "--data", s.dir, "--admin-addr", s.admin).CombinedOutput()
+		if err != nil {
+			s.t.Errorf("%s to %s: %v: %s", module, to, err, out)
+		}
+		s.t.Logf("%s is %s after %s", module, to, time.Since(began).Round(time.Millisecond))
+	}}
+}
+
+// The figures are those of a shop at rest although a module leaves and comes home all the while.
+func TestReplayWhileAModuleMoves(t *testing.T) {
+	retailDir(t)
+	s := postgres(t, false, "BANYAN_BUS_RABBITMQ_URL="+testinfra.Rabbit(t).URL())
+	o := s.standIn("orders")
+	o.launch()
+	s.start()
+	s.sayWhatIsLeft(t, o)
+	o.await()
+	replayed(t, s, flips(s, "orders", 6), "2010-12")
 }
 
 func TestReplaySoak(t *testing.T) {
@@ -109,8 +150,8 @@ func TestReplaySoak(t *testing.T) {
 		t.Skip("takes long; `make soak` runs it")
 	}
 	retailDir(t)
-	t.Run("sqlite, nine months", func(t *testing.T) { replayed(t, sqlite(t), 0, nineMonths...) })
-	t.Run("postgres, nine months", func(t *testing.T) { replayed(t, postgres(t, false), 0, nineMonths...) })
-	t.Run("sqlite, twenty kills", func(t *testing.T) { replayed(t, sqlite(t), 20, "2010-12") })
-	t.Run("postgres, twenty kills", func(t *testing.T) { replayed(t, postgres(t, false), 20, "2010-12") })
+	t.Run("sqlite, nine months", func(t *testing.T) { replayed(t, sqlite(t).started(), none(), nineMonths...) })
+	t.Run("postgres, nine months", func(t *testing.T) { replayed(t, postgres(t, false).started(), none(), nineMonths...) })
+	t.Run("sqlite, twenty kills", func(t *testing.T) { s := sqlite(t).started(); replayed(t, s, kills(s, 20), "2010-12") })
+	t.Run("postgres, twenty kills", func(t *testing.T) { s := postgres(t, false).started(); replayed(t, s, kills(s, 20), "2010-12") })
 }

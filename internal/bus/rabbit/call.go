@@ -31,7 +31,16 @@ type Request struct {
 	Deadline  time.Time
 }
 
-// Call asks a module and waits for its reply. An error of the module has the kind it had there. Everything else is
+// Answered is an error that the module itself has given, as against one of the way there and back.
+type Answered struct{ Err error }
+
+// Error is that of the module.
+func (a *Answered) Error() string { return a.Err.Error() }
+
+// Unwrap gives the error as the module has sent it.
+func (a *Answered) Unwrap() error { return a.Err }
+
+// Call asks a module and waits for its reply. An error of the module is Answered, with the kind it had there. Everything else is
 // errs.Unavailable, if asking again may help (nobody answers for this module now, the connection was lost, too many questions are
 // open), or errs.Timeout, once the deadline has passed. A question may have been answered although its caller got an error; who asks
 // again must use the same command id.
@@ -370,7 +379,7 @@ func marshalRequest(r Request) (amqp.Publishing, error) {
 
 func read(d *amqp.Delivery) answer {
 	if _, failed := d.Headers[headerError]; failed {
-		return answer{far: errs.Decode(d.Body)}
+		return answer{far: &Answered{errs.Decode(d.Body)}}
 	}
 	return answer{body: d.Body}
 }
