@@ -115,11 +115,6 @@ func TestReplaySurvivesKills(t *testing.T) {
 	replayed(t, s, kills(s, 3), "2010-12")
 }
 
-func TestReplayOnPostgres(t *testing.T) {
-	retailDir(t)
-	replayed(t, postgres(t, false).started(), none(), "2010-12")
-}
-
 // flips move a module out and home, each time as soon as the one before has settled and a while has passed.
 func flips(s *shop, module string, n int) trouble {
 	return trouble{n, func() time.Duration { return 2 * time.Second }, func(n int) {

@@ -330,7 +330,7 @@ func TestErasure(t *testing.T) {
 		s.line.cut.Store(true)
 		other := charge("other", "tok_visa")
 		other.CustomerID = stranger
-		s.Deliver(t, charge("open", "tok_visa"), other, usersapi.UserErased{UserID: customer, At: s.Clock.Now()})
+		s.Deliver(t, charge("open", "tok_visa"), other, usersapi.UserErased{UserID: customer, At: s.Clock.Now()}, charge("late", "tok_visa"))
 		var cards []string
 		if err := s.Store.Read(t.Context()).Raw("SELECT order_id FROM payments WHERE card <> ''").Scan(&cards).Error; err != nil {
 			t.Fatal(err)
@@ -340,8 +340,10 @@ func TestErasure(t *testing.T) {
 		}
 		s.line.cut.Store(false)
 		s.finish()
-		if diff := cmp.Diff(s.told("open"), []string{"captured 1000"}); diff != "" {
-			t.Errorf("a charge under way (-got +want):\n%s", diff)
+		for _, order := range []string{"open", "late"} {
+			if diff := cmp.Diff(s.told(order), []string{"captured 1000"}); diff != "" {
+				t.Errorf("a charge under way, %s (-got +want):\n%s", order, diff)
+			}
 		}
 		s.agrees()
 	})

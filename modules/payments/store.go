@@ -156,7 +156,15 @@ func keepPayment(w *unit.Work, before, p payment.Payment) error {
 		Voided: p.Voided, VoidReason: p.VoidReason, Settled: p.Settled, CreatedAt: w.Now(), UpdatedAt: w.Now(),
 	}
 	if before.ID == "" {
-		err := w.DB.Create(&row).Error
+		// The charge of an order may come after its customer has gone: the intent alone holds the card, until it is carried out.
+		gone, err := w.Erased(p.CustomerID)
+		if err != nil {
+			return err
+		}
+		if gone {
+			row.Card = ""
+		}
+		err = w.DB.Create(&row).Error
 		if errors.Is(err, gorm.ErrDuplicatedKey) {
 			// Another unit of work has just made the payment of this order: seen from now on, if this one runs again.
 			return errs.Wrap(errs.Unavailable, err, "the order is being paid by another request")
