@@ -101,6 +101,7 @@ func (b *Bus) guard(ctx context.Context, p *part, subscriber string, gate *relay
 		b.alter(func(pl *place) { delete(pl.unsteady, key) })
 		p.routes.set(subscriber, way{via: viaNothing})
 	}()
+	var closed time.Time // zero before it was open for the first time: messages wait for the relay then
 	for ctx.Err() == nil {
 		want := b.transport(subscriber)
 		b.alter(func(pl *place) { pl.unsteady[key] = true })
@@ -120,12 +121,16 @@ func (b *Bus) guard(ctx context.Context, p *part, subscriber string, gate *relay
 		sends, end := context.WithCancel(context.WithoutCancel(ctx))
 		p.routes.set(subscriber, way{via: want, sends: sends})
 		gate.Open()
+		if !closed.IsZero() {
+			b.opts.Metrics.Switched.WithLabelValues(p.module.Name, subscriber, want).Observe(time.Since(closed).Seconds())
+		}
 		b.alter(func(pl *place) { delete(pl.unsteady, key) })
 		b.await(ctx, func() bool { return b.transport(subscriber) == want })
 		if ctx.Err() == nil && want == viaRabbit {
 			end() // whether the broker has what is on its way does not matter: it is sent again, or dropped as a repeat
 		}
 		release := context.AfterFunc(ctx, func() { time.AfterFunc(confirmGrace, end) })
+		closed = time.Now()
 		gate.Close()
 		release()
 		end()

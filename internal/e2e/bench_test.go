@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -53,9 +54,50 @@ func BenchmarkFlip(b *testing.B) {
 			at := func(q float64) float64 { return float64(took[int(q*float64(len(took)-1))].Microseconds()) / 1000 }
 			b.ReportMetric(at(.5), "p50-ms")
 			b.ReportMetric(at(1), "max-ms")
+			for _, transport := range []string{"rabbit", "local"} {
+				half, all := switched(b, s, transport)
+				b.ReportMetric(half*1000, "route-to-"+transport+"-p50-ms-at-most")
+				b.ReportMetric(all*1000, "route-to-"+transport+"-max-ms-at-most")
+			}
 		})
 	}
 }
+
+// switched is how long, in seconds, the messages of a route waited at most while it changed to a transport: half of the routes, and all.
+// Buckets of a histogram say it, of the routes whose publisher is in the shop.
+func switched(b testing.TB, s *shop, transport string) (half, all float64) {
+	b.Helper()
+	resp, err := http.Get("http://" + s.admin + "/metrics")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	counts := map[float64]float64{}
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		line := lines.Text()
+		found := switchBucket.FindStringSubmatch(line)
+		if found == nil || found[1] != transport {
+			continue
+		}
+		le, err := strconv.ParseFloat(found[2], 64)
+		n, failed := strconv.ParseFloat(found[3], 64)
+		if err != nil || failed != nil {
+			b.Fatal(line)
+		}
+		counts[le] += n
+	}
+	bounds := slices.Sorted(maps.Keys(counts))
+	if len(bounds) == 0 {
+		b.Fatalf("no route has changed to %s", transport)
+	}
+	total := counts[bounds[len(bounds)-1]]
+	at := func(n float64) float64 {
+		return bounds[slices.IndexFunc(bounds, func(le float64) bool { return counts[le] >= n })]
+	}
+	return at(total / 2), at(total)
+}
+
+var switchBucket = regexp.MustCompile(`^banyan_route_switch_seconds_bucket\{.*transport="(\w+)",le="([^"]+)"\} (\S+)`)
 
 // BenchmarkCheckout: from the click until the order's stream says that it is confirmed, on an idle shop; in one process, and with
 // payments in another one.

@@ -94,6 +94,10 @@ func TestModuleLeavesAndComesHome(t *testing.T) {
 	if flips < 2 {
 		t.Errorf("only %d flips", flips)
 	}
+	for _, transport := range []string{"rabbit", "local"} {
+		half, all := switched(t, s, transport)
+		t.Logf("messages of half the routes waited for %.3f s at most when they changed to %s, of all for %.3f s", half, transport, all)
+	}
 	t.Log("\n" + s.placement(t, "history", "payments") + s.placement(t, "status"))
 }
 

@@ -16,6 +16,7 @@ type Messages struct {
 	Timers     *prometheus.CounterVec   // module, timer
 	Asked      *prometheus.CounterVec   // module, message, kind of error or "ok"
 	Calls      *prometheus.HistogramVec // caller, message; seconds that the caller has waited
+	Switched   *prometheus.HistogramVec // module, subscriber, transport now; seconds that messages to it waited for the change
 }
 
 // NewMessages registers the metrics; a nil registry keeps them to themselves.
@@ -42,8 +43,12 @@ func NewMessages(reg prometheus.Registerer) *Messages {
 		Name: "banyan_call_seconds", Help: "Time that a module has waited for the answer of another one.",
 		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
 	}, []string{"caller", "message"})
+	switched := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "banyan_route_switch_seconds", Help: "Time that the messages of a module to a subscriber waited in the outbox while their transport changed.",
+		Buckets: []float64{.001, .002, .003, .005, .0075, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 30},
+	}, []string{"module", "subscriber", "transport"})
 	if reg != nil {
-		reg.MustRegister(lag, calls)
+		reg.MustRegister(lag, calls, switched)
 	}
 	return &Messages{
 		Published:  counter("banyan_messages_published_total", "Messages handed to a subscriber.", "module", "message"),
@@ -53,6 +58,7 @@ func NewMessages(reg prometheus.Registerer) *Messages {
 		Duplicates: counter("banyan_messages_duplicate_total", "Messages dropped because they were handled before.", "module", "handler"),
 		Lag:        lag,
 		Calls:      calls,
+		Switched:   switched,
 		Oldest:     gauge("banyan_outbox_oldest_seconds", "Age of the oldest message that a subscriber has not taken.", "module", "subscriber"),
 		ParkedKeys: gauge("banyan_parked_keys", "Keys whose first message waits for another attempt.", "module"),
 		BlockedBy:  gauge("banyan_dead_letters", "Dead letters that wait for an operator.", "module"),
