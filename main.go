@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -372,7 +374,8 @@ These commands ask the running shop: --data is its data folder, --admin-addr the
 		}}
 	replayOne := &cobra.Command{Use: "replay MODULE [ID]", Short: "Handle a dead letter again, or all of a module", Args: cobra.RangeArgs(1, 2),
 		Long: `Handle a dead letter again, and then what waits behind it: for when what was wrong is mended. Without ID, all of the module.
-One that fails again is tried for another 24 hours, or becomes a dead letter at once, as at first.`,
+One that fails again is tried for another 24 hours, or becomes a dead letter at once, as at first. What cannot be replayed now is
+left, and counted; with its ID it says why.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) == 1:
@@ -409,10 +412,11 @@ func change(cmd *cobra.Command, s *settings, path string, body any) error {
 	if err := a.Post(cmd.Context(), path, body, &counts); err != nil {
 		return err
 	}
-	for what, n := range counts {
-		return s.output(cmd).Print(counts, []string{what}, [][]any{{n}})
+	heads, row := slices.Sorted(maps.Keys(counts)), []any{}
+	for _, what := range heads {
+		row = append(row, counts[what])
 	}
-	return nil
+	return s.output(cmd).Print(counts, heads, [][]any{row})
 }
 
 func projectionsCommand(s *settings) *cobra.Command {

@@ -600,7 +600,9 @@ func (b *Bus) Deliver(ctx context.Context, subscriber string, m message.Message)
 func (b *Bus) consume(p *part, msg *wm.Message) error {
 	m, err := decode(msg)
 	if err != nil {
-		return fmt.Errorf("message %s: %w", msg.UUID, err)
+		// It is not ours, as nothing is sent that cannot be read. If it stayed in the queue nothing behind it would come through, the
+		// marker of a change of the route neither.
+		return p.inbox.Bury(context.Background(), legible(msg), err.Error())
 	}
 	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier(msg.Metadata))
 	ctx = telemetry.WithCorrelation(ctx, m.CorrelationID)

@@ -2,9 +2,11 @@ package bus
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	wm "github.com/ThreeDotsLabs/watermill/message"
 
@@ -71,4 +73,21 @@ func decode(w *wm.Message) (message.Message, error) {
 	}
 	m.Time = m.Time.UTC()
 	return m, nil
+}
+
+// legible is all of a message for people, in JSON.
+func legible(w *wm.Message) []byte {
+	kept := struct {
+		ID       string            `json:"id"`
+		Metadata map[string]string `json:"metadata"`
+		Payload  string            `json:"payload,omitempty"`
+		Binary   []byte            `json:"payload_base64,omitempty"` // one that is no text
+	}{ID: w.UUID, Metadata: w.Metadata}
+	if utf8.Valid(w.Payload) {
+		kept.Payload = string(w.Payload)
+	} else {
+		kept.Binary = w.Payload
+	}
+	text, _ := json.Marshal(kept) // strings and bytes alone
+	return text
 }

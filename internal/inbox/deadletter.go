@@ -2,6 +2,8 @@ package inbox
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -20,6 +22,29 @@ import (
 func TimerHandler(name string) string { return "timer:" + name }
 
 func isTimer(handler string) bool { return strings.HasPrefix(handler, "timer:") }
+
+// malformed is the handler name under which is buried what came from the transport and is no message of ours.
+const malformed = "malformed"
+
+// Bury keeps what came for the module and cannot be read, once, as a dead letter that blocks nothing: text is all of it, in JSON.
+func (b *Inbox) Bury(ctx context.Context, text []byte, reason string) error {
+	sum := sha256.Sum256(text)
+	id := malformed + ":" + hex.EncodeToString(sum[:16])
+	buried := false
+	err := b.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		claimed := w.DB.Exec("INSERT INTO inbox (handler, message_id, handled_at) VALUES (?, ?, ?) ON CONFLICT (handler, message_id) DO NOTHING", malformed, id, w.Now())
+		if buried = claimed.RowsAffected > 0; claimed.Error != nil || !buried {
+			return claimed.Error
+		}
+		return w.DB.Exec(`INSERT INTO dead_letters (id, position, handler, key, message_id, name, subject, message, reason, attempts, first_at, died_at)
+			VALUES (?, 0, ?, '', ?, '', '', ?, ?, 1, ?, ?)`, message.NewID(), malformed, id, text, reason, w.Now(), w.Now()).Error
+	})
+	if err == nil && buried {
+		b.metrics.Dead.WithLabelValues(b.store.Module(), malformed).Inc()
+		b.log.ErrorContext(ctx, "message that cannot be read", "module", b.store.Module(), "reason", reason)
+	}
+	return err
+}
 
 // DeadLetter is a message that its handler could not take.
 type DeadLetter struct {
@@ -107,6 +132,9 @@ func (b *Inbox) Replay(ctx context.Context, id string) error {
 		r, err := b.letter(w.DB, id, "")
 		if err != nil {
 			return err
+		}
+		if r.Handler == malformed {
+			return errs.New(errs.Conflict, "dead letter %s is no message that module %s can read (%s); have its sender mend it and send it again, and discard this one", id, b.store.Module(), r.Reason)
 		}
 		var m message.Message
 		if err := json.Unmarshal(r.Message, &m); err != nil {

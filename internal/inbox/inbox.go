@@ -11,6 +11,7 @@
 //   - Transient errors are tried again with backoff and jitter until GiveUpAfter has passed since the first
 //     attempt; permanent ones, and what is given up, become a dead letter. It blocks its key until an operator
 //     replays or discards it, unless the handler declares Skip.
+//   - What cannot be read becomes a dead letter at once and blocks nothing: nobody can say what would come after it.
 package inbox
 
 import (
@@ -114,7 +115,7 @@ func (b *Inbox) Open(ctx context.Context) error {
 		return err
 	}
 	for _, name := range waiting {
-		if b.handlers[name] == nil && !isTimer(name) {
+		if b.handlers[name] == nil && !isTimer(name) && name != malformed {
 			return fmt.Errorf("module %s: messages wait for the handler %q, which does not exist any more; give the renamed one Aliases: []string{%q}, or discard its dead letters with the version before",
 				b.store.Module(), name, name)
 		}

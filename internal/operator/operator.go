@@ -122,26 +122,31 @@ func (o Options) replay(r *http.Request) (any, error) {
 	return map[string]int{"replayed": 1}, in.Replay(r.Context(), r.PathValue("id"))
 }
 
-// replayAll replays the dead letters of a module, or of one of its handlers.
+// replayAll replays the dead letters of a module, or of one of its handlers. Those that cannot be replayed now are left, and counted.
 func (o Options) replayAll(r *http.Request) (any, error) {
 	in, err := o.inbox(r.PathValue("module"))
 	if err != nil {
 		return nil, err
 	}
-	n, after := 0, ""
+	counts, after := map[string]int{"replayed": 0}, ""
 	for {
 		letters, err := in.DeadLetters(r.Context(), r.URL.Query().Get("handler"), after, 100)
 		if err != nil {
 			return nil, err
 		}
 		if len(letters) == 0 {
-			return map[string]int{"replayed": n}, nil
+			return counts, nil
 		}
 		for _, l := range letters {
-			if err := in.Replay(r.Context(), l.ID); err != nil && !errs.Is(err, errs.NotFound) {
+			after = l.ID
+			switch err := in.Replay(r.Context(), l.ID); {
+			case err == nil:
+				counts["replayed"]++
+			case errs.Is(err, errs.Conflict):
+				counts["left"]++
+			case !errs.Is(err, errs.NotFound): // else somebody else has just taken it
 				return nil, err
 			}
-			n, after = n+1, l.ID
 		}
 	}
 }

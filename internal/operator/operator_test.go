@@ -23,6 +23,13 @@ func TestAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	in, err := b.Inbox("beta")
+	if err == nil {
+		err = in.Bury(t.Context(), []byte(`{"payload":"?"}`), "nobody can read it")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	rebuild := func(_ context.Context, progress func(done, total int)) error { progress(7, 7); return nil }
 	h := operator.Handler(operator.Options{Bus: b, Projections: map[string]operator.Rebuild{"beta": rebuild, "alpha": rebuild}})
 	const modules = `there is no module \"x\", only alpha, beta`
@@ -31,8 +38,8 @@ func TestAnswers(t *testing.T) {
 		status             int
 		says               string
 	}{
-		{"GET", "/admin/deadletters", "", 200, `"items": []`},
-		{"GET", "/admin/deadletters?module=beta&limit=1000", "", 200, `"items": []`},
+		{"GET", "/admin/deadletters?module=alpha", "", 200, `"items": []`},
+		{"GET", "/admin/deadletters?module=beta&limit=1000", "", 200, `"handler": "malformed"`},
 		{"GET", "/admin/deadletters?module=x", "", 404, modules},
 		{"GET", "/admin/deadletters?limit=1001", "", 422, "from 1 to 1000"},
 		{"GET", "/admin/deadletters/x/1", "", 404, modules},
@@ -40,6 +47,7 @@ func TestAnswers(t *testing.T) {
 		{"POST", "/admin/deadletters/x/1/replay", "", 404, modules},
 		{"POST", "/admin/deadletters/x/replay", "", 404, modules},
 		{"POST", "/admin/deadletters/alpha/replay", "", 200, `"replayed": 0`},
+		{"POST", "/admin/deadletters/beta/replay", "", 200, `"left": 1`},
 		{"POST", "/admin/deadletters/x/1/discard", `{"reason":"old"}`, 404, modules},
 		{"POST", "/admin/deadletters/alpha/1/discard", `{}`, 422, "a reason is needed"},
 		{"POST", "/admin/projections/x/rebuild", "", 404, `only alpha, beta`},

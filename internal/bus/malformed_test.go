@@ -1,0 +1,77 @@
+package bus_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	wm "github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/banyan-go/banyan/internal/bus/rabbit"
+	"github.com/banyan-go/banyan/internal/bustest"
+	"github.com/banyan-go/banyan/internal/databasetest"
+	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/secret"
+	"github.com/banyan-go/banyan/internal/testinfra"
+)
+
+// What somebody else puts into a module's queue and nobody can read is kept for people, once, and what is behind it comes through: the
+// messages, and the marker that a module's way home waits for.
+func TestWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	url := testinfra.Rabbit(t).URL()
+	w := bustest.Open(t, databasetest.SQLite(t), bustest.Options{Apart: url})
+	cfg := rabbit.DefaultConfig()
+	cfg.URL = secret.Text(url)
+	stranger, err := rabbit.New(cfg, rabbit.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- stranger.Run(ctx) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	odd := wm.NewMessage("1", []byte("\x00\xff"))
+	odd.Metadata.Set("ce_source", "/alpha\x00")
+	for _, m := range []*wm.Message{wm.NewMessage("0", []byte("hello")), odd, odd} {
+		m = m.Copy()
+		m.SetContext(ctx)
+		if err := stranger.Publisher().Publish("beta", m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Publish("a", 1, 2, 3)
+	w.Settle()
+	if got := w.Seen(w.Beta, "count", "a"); len(got) != 3 {
+		t.Errorf("behind it %v came through", got)
+	}
+	in, err := w.Far.Inbox("beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := w.Letters()
+	if len(ids) != 2 {
+		t.Fatalf("%d dead letters, want one of each", len(ids))
+	}
+	letter, err := in.DeadLetter(ctx, ids[0])
+	if err != nil || !strings.Contains(string(letter.Message), `"hello"`) || letter.Handler != "malformed" || letter.Reason == "" {
+		t.Errorf("letter %+v, error %v", letter, err)
+	}
+	if letter, err = in.DeadLetter(ctx, ids[1]); err != nil || !strings.Contains(string(letter.Message), `"payload_base64":"AP8="`) {
+		t.Errorf("letter %+v, error %v", letter, err)
+	}
+	if err := in.Replay(ctx, ids[0]); !errs.Is(err, errs.Conflict) {
+		t.Errorf("replay: %v", err)
+	}
+	if err := in.Open(ctx); err != nil {
+		t.Errorf("the next start: %v", err)
+	}
+	if err := in.Discard(ctx, ids[0], "not ours"); err != nil || len(w.Letters()) != 1 {
+		t.Errorf("discard: %v", err)
+	}
+}
