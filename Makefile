@@ -1,8 +1,8 @@
-# `make` prints this help. What the targets need is in go.mod; `make test` installs PostgreSQL and RabbitMQ on Debian if it is root.
+# `make` prints this help. What the targets need is in go.mod; `make test` installs PostgreSQL, RabbitMQ, nginx and haproxy on Debian if it is root.
 .DEFAULT_GOAL := help
 .PHONY: help run build test race soak bench fuzz lint vuln docs golden
 
-with_services = scripts/postgres.sh && scripts/rabbitmq.sh && go run ./internal/testinfra/withservices
+with_services = scripts/postgres.sh && scripts/rabbitmq.sh && scripts/webservers.sh && go run ./internal/testinfra/withservices
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -11,6 +11,7 @@ if [ "${1:-}" != inside ]; then
 	fi
 	scripts/postgres.sh
 	scripts/rabbitmq.sh
+	scripts/webservers.sh
 	# Built, not `go run`: that would turn every exit code into 1 and sit between us and a signal.
 	mkdir -p .bin
 	go build -o .bin/withservices ./internal/testinfra/withservices
