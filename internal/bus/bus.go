@@ -552,6 +552,7 @@ func (b *Bus) own(ctx context.Context, p *part) {
 			return p.inbox.NextRetry(ctx)
 		})
 	})
+	all.Go(func() { b.takeUp(ctx, p) })
 	all.Go(func() { b.housekeep(ctx, p) })
 	all.Wait()
 }

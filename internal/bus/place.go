@@ -10,6 +10,7 @@ import (
 
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/ownership"
+	"github.com/banyan-go/banyan/internal/unit"
 )
 
 // place is where the modules are, as far as this process puts it in force.
@@ -24,6 +25,7 @@ type place struct {
 	tended   map[string]uint64  // module -> version of its record that the process has put in force
 	unsteady map[[2]string]bool // routes that change their transport: publisher, subscriber
 	follower *ownership.Follower
+	owners   *ownership.Owners // nil without placements
 }
 
 func newPlace() *place {
@@ -50,6 +52,7 @@ func (b *Bus) alter(fn func(*place)) {
 // Follow puts the records in force, from now on and as they change. Before Run.
 func (b *Bus) Follow(owners *ownership.Owners) {
 	b.placed = true
+	b.place.owners = owners
 	b.place.follower = owners.Follow(func(records []ownership.Record) {
 		b.alter(func(p *place) {
 			for _, r := range records {
@@ -181,6 +184,23 @@ func level(r ownership.Record) slog.Level {
 		return slog.LevelDebug
 	}
 	return slog.LevelInfo
+}
+
+// takeUp takes up the effects of processes that are gone, which their rows would give some more time: as soon as no other process lives
+// that can have begun one.
+func (b *Bus) takeUp(ctx context.Context, p *part) {
+	if b.place.owners == nil {
+		return
+	}
+	for until := time.Now().Add(unit.EffectGrace); ctx.Err() == nil && time.Now().Before(until); pause(ctx, 200*time.Millisecond) {
+		if b.place.owners.Alone(p.module.Name) {
+			if err := p.timers.TakeUp(ctx); err != nil {
+				b.opts.Log.Warn("effects of the process before are not taken up yet", "module", p.module.Name, "error", err)
+				continue
+			}
+			return
+		}
+	}
 }
 
 // await waits as long as something holds, or until ctx ends.

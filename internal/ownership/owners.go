@@ -438,6 +438,13 @@ func (o *Owners) Status() ([]Status, []Process) {
 	return list, live
 }
 
+// Alone says that, as far as is known here, no other process lives that has a module: neither of the shop nor beside it.
+func (o *Owners) Alone(module string) bool {
+	return !slices.ContainsFunc(alive(o.snapshot().Processes, o.o.TTL), func(p Process) bool {
+		return p.ID != o.o.Self.ID && (p.Module == "" || p.Module == module)
+	})
+}
+
 // Journal is what has happened to a module, the latest first.
 func (o *Owners) Journal(ctx context.Context, module string, limit int) ([]Entry, error) {
 	return o.registry.Journal(ctx, module, limit)

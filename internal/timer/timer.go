@@ -4,7 +4,7 @@
 // Guarantees. A timer's effect and the removal of its row are one commit, as are a schedule's effect and its next due
 // time: each fires once per due time, however many processes look; due times missed while nobody ran are caught
 // up once. An effect is called until its outcome is committed, by one process at a time unless a call takes
-// longer than unit.EffectGrace; the other side must know its id. What fails is tried again with backoff, and
+// longer than unit.EffectGrace, or unless that one is taken for dead; the other side must know its id. What fails is tried again with backoff, and
 // becomes a dead letter like a message.
 package timer
 
@@ -37,6 +37,7 @@ type Timers struct {
 	policy  inbox.Policy
 	metrics *telemetry.Messages
 	log     *slog.Logger
+	began   time.Time // of this process
 	wake    chan struct{}
 	slots   chan struct{} // effects that run
 	queued  chan struct{} // effects that run or wait in this process
@@ -58,7 +59,7 @@ func New(m *module.Module, store *unit.Store, policy inbox.Policy, metrics *tele
 	for _, s := range m.Schedules {
 		names = append(names, s.Name)
 	}
-	return &Timers{module: m, names: names, store: store, policy: policy, metrics: metrics, log: log, wake: make(chan struct{}, 1),
+	return &Timers{began: store.Clock().Now(), module: m, names: names, store: store, policy: policy, metrics: metrics, log: log, wake: make(chan struct{}, 1),
 		slots: make(chan struct{}, parallelEffects), queued: make(chan struct{}, queuedEffects)}
 }
 
@@ -162,6 +163,16 @@ func (t *Timers) Open(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// TakeUp makes the effects due now that were committed before this process began, and that nobody has finished: for when no process
+// lives any more that could be calling them.
+func (t *Timers) TakeUp(ctx context.Context) error {
+	err := t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		return w.DB.Exec("UPDATE timers SET due_at = ? WHERE kind = ? AND attempt = 0 AND due_at > ? AND first_at < ?", w.Now(), unit.KindEffect, w.Now(), t.began).Error
+	})
+	t.Wake()
+	return err
 }
 
 // Run fires what is due until ctx ends. extra is work of the same rhythm (retries of parked messages): it says when

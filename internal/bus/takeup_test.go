@@ -1,0 +1,79 @@
+package bus_test
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/bustest"
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/databasetest"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/ownership"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// An effect that a process had begun when it died is called by the next one as soon as no other lives that could be calling it, and not
+// before: its row would give it half a minute.
+func TestEffectsOfADeadProcess(t *testing.T) {
+	t.Parallel()
+	e := databasetest.Postgres(t, database.Control, "beta")
+	called := make(chan time.Time, 1)
+	s, err := bustest.SetStage(t, e, bustest.StageOptions{Real: true, Control: true}, bustest.Part{
+		Descriptor: module.Descriptor{Name: "beta", Effects: []string{"call"}, Contract: message.Contract{Module: "beta"}},
+		Bind: func(m *module.Module, _ *unit.Store) {
+			module.OnEffect(m, "call", func(context.Context, string, int) error { called <- time.Now(); return nil })
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, _ := json.Marshal(1)
+	earlier := time.Now().Add(-time.Minute)
+	s.Do("beta", func(u *unit.Work) error {
+		return u.DB.Exec("INSERT INTO timers (kind, name, key, due_at, first_at, attempt, payload) VALUES (?, 'call', 'a', ?, ?, 0, ?)",
+			unit.KindEffect, time.Now().Add(unit.EffectGrace), earlier, payload).Error
+	})
+	records := ownership.NewStore(e.Store(t, database.Control))
+	const ttl = 2 * time.Second
+	register := func() {
+		t.Helper()
+		if err := records.Register(t.Context(), ownership.Process{ID: "other", StartedAt: earlier}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	register()
+	owners, err := ownership.Open(t.Context(), records, ownership.Options{Self: ownership.Process{ID: "self"}, Modules: []string{"beta"}, Shared: true, TTL: ttl})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Bus.Follow(owners)
+	ctx, end := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- owners.Run(ctx) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	s.Run()
+	var last time.Time
+	for range 10 {
+		register()
+		last = time.Now()
+		select {
+		case <-called:
+			t.Fatal("called while the other process lives")
+		case <-time.After(ttl / 8):
+		}
+	}
+	select {
+	case at := <-called:
+		t.Logf("called %s after the last sign of life", at.Sub(last))
+	case <-time.After(unit.EffectGrace / 2):
+		t.Error("not called although nobody else lives")
+	}
+}
