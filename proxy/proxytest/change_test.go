@@ -2,7 +2,9 @@ package proxytest_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net/http"
@@ -253,6 +255,34 @@ func TestStreamsSurviveAChangeOfTheTable(t *testing.T) {
 	d.gate.ServeHTTP(w, httptest.NewRequest("GET", "/api/live", nil).WithContext(ctx))
 	if !strings.Contains(w.Body.String(), "data: local") {
 		t.Errorf("a new stream begins with %q", w.Body)
+	}
+}
+
+// TestSocketsAreToldWhenAModuleIsPaused: the store of the module is about to change hands, so its streams end, and come back later.
+func TestSocketsAreToldWhenAModuleIsPaused(t *testing.T) {
+	t.Parallel()
+	d := orders(t, http.NotFound, func(w http.ResponseWriter, r *http.Request) { echoSocket(w, r, "remote") }, http.NotFound)
+	to := proxy.Placement{Module: "orders", State: proxy.Remote, Epoch: 1}
+	if err := d.gate.Apply([]proxy.Placement{to}); err != nil {
+		t.Fatal(err)
+	}
+	p := dial(t, d.addr)
+	p.write("GET /api/live" + top + socket + "\r\n")
+	if resp, _ := p.answer("GET"); resp == nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("got %+v", resp)
+	}
+	to.Paused = true
+	if err := d.gate.Apply([]proxy.Placement{to}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := d.gate.Settle(ctx, "orders"); err != nil {
+		t.Errorf("settle: %v", err)
+	}
+	last, err := io.ReadAll(p.in)
+	if err != nil || !bytes.HasPrefix(last, []byte{0x88, 0x02}) || binary.BigEndian.Uint16(last[2:]) != 1001 {
+		t.Errorf("the socket ends with % x, %v; want a close frame that says 1001, going away", last, err)
 	}
 }
 
