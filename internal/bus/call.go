@@ -81,9 +81,10 @@ func (b *Bus) call(ctx context.Context, from, name, commandID string, body []byt
 	return append([]byte(nil), reply...), nil
 }
 
-// ask has a request answered where its module's owner is. While that changes, and while nobody can be reached for a moment (the broker
-// restarts, the owner does), it is held, and asked again with the same id: a query changes nothing, and a command finds its first reply.
-// What the owner itself answers stands, whatever it is.
+// ask has a request answered where its module's owner is. While that changes, and while nobody can be reached for a moment (the owner
+// restarts), it is held, and asked again with the same id: a query changes nothing, and a command finds its first reply. An outage of the
+// broker only delays: it is waited out while the caller has time, and the moment of the owner begins when it is over. What the owner
+// itself answers stands, whatever it is.
 func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, body []byte) ([]byte, error) {
 	patience := time.Now().Add(b.cfg.RequestTimeout)
 	for delay := askAgain; ; delay = min(2*delay, 100*time.Millisecond) {
@@ -97,8 +98,12 @@ func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, bod
 		if r.Step != ownership.Closing {
 			reply, err := b.opts.Broker.Call(ctx, target, rabbit.Request{Name: name, CommandID: commandID, Headers: requestHeaders(ctx), Body: body})
 			var answered *rabbit.Answered
+			var away *rabbit.Away
 			stands := errors.As(err, &answered) && !isElsewhere(err)
-			if err == nil || stands || !errs.Is(err, errs.Unavailable) || time.Now().After(patience) && !b.moving(r, err) {
+			if errors.As(err, &away) {
+				patience = time.Now().Add(b.cfg.RequestTimeout)
+			}
+			if err == nil || stands || !errs.Is(err, errs.Unavailable) || time.Now().After(patience) && !b.moving(r, err) || ends(ctx) {
 				return reply, err
 			}
 			b.opts.Log.DebugContext(ctx, "request held", "module", target, "message", name, "error", err)
@@ -112,7 +117,16 @@ func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, bod
 	}
 }
 
-const askAgain = 5 * time.Millisecond
+const (
+	askAgain = 5 * time.Millisecond
+	lastWord = 100 * time.Millisecond // what is the matter is a better answer than that the time is over
+)
+
+// ends says whether there is no time left to ask again.
+func ends(ctx context.Context) bool {
+	until, limited := ctx.Deadline()
+	return limited && time.Until(until) < lastWord
+}
 
 // errElsewhere is the answer of a process that owns the module no more, or not yet.
 var errElsewhere = errs.New(errs.Unavailable, "the owner of the module is another process")

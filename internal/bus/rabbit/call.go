@@ -40,9 +40,18 @@ func (a *Answered) Error() string { return a.Err.Error() }
 // Unwrap gives the error as the module has sent it.
 func (a *Answered) Unwrap() error { return a.Err }
 
+// Away is an error of the broker, or of the way to it: it says nothing about the module.
+type Away struct{ Err error }
+
+// Error is what is the matter.
+func (a *Away) Error() string { return a.Err.Error() }
+
+// Unwrap gives the error with its kind.
+func (a *Away) Unwrap() error { return a.Err }
+
 // Call asks a module and waits for its reply. An error of the module is Answered, with the kind it had there. Everything else is
-// errs.Unavailable, if asking again may help (nobody answers for this module now, the connection was lost, too many questions are
-// open), or errs.Timeout, once the deadline has passed. A question may have been answered although its caller got an error; who asks
+// errs.Unavailable, if asking again may help (nobody answers for this module now, too many questions are open, or the broker is Away),
+// or errs.Timeout, once the deadline has passed. A question may have been answered although its caller got an error; who asks
 // again must use the same command id.
 func (b *Broker) Call(ctx context.Context, module string, r Request) ([]byte, error) {
 	if err := checkModule(module); err != nil {
@@ -115,7 +124,7 @@ func (c *caller) to(module string) *respondent {
 				Name: module, Timeout: cfg.Open,
 				ReadyToTrip:  func(n gobreaker.Counts) bool { return int(n.ConsecutiveFailures) >= cfg.Failures },
 				IsSuccessful: func(err error) bool { return err == nil },
-				IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) }, // says nothing about the module
+				IsExcluded:   saysNothing,
 				OnStateChange: func(_ string, from, to gobreaker.State) {
 					c.b.opts.Log.Warn("circuit breaker of questions", "module", module, "from", from.String(), "to", to.String())
 				},
@@ -124,6 +133,12 @@ func (c *caller) to(module string) *respondent {
 		c.modules[module] = r
 	}
 	return r
+}
+
+// saysNothing about the module: its caller has left, or the broker is away.
+func saysNothing(err error) bool {
+	var away *Away
+	return errors.Is(err, context.Canceled) || errors.As(err, &away)
 }
 
 func (r *respondent) ask(ctx context.Context, q Request) ([]byte, error) {
@@ -175,9 +190,9 @@ func (c *caller) ask(ctx context.Context, module string, r Request) answer {
 	select {
 	case c.requests <- q:
 	case <-ctx.Done():
-		return answer{err: late(ctx, r.Name)}
+		return answer{err: &Away{late(ctx, r.Name)}}
 	case <-c.gone():
-		return answer{err: c.away(c.b.asking)}
+		return answer{err: &Away{c.away(c.b.asking)}}
 	}
 	select {
 	case a := <-q.done:
@@ -254,7 +269,7 @@ func (c *caller) session(ctx context.Context, conn *amqp.Connection) error {
 	defer func() {
 		go func() { _ = ch.Close() }() // may wait for a broker that does not answer
 		for id := range sent {
-			c.settle(id, answer{err: errs.New(errs.Unavailable, "the connection to RabbitMQ was lost before the answer came")})
+			c.settle(id, answer{err: &Away{errs.New(errs.Unavailable, "the connection to RabbitMQ was lost before the answer came")}})
 		}
 	}()
 	c.b.trouble(replyTo, nil)
@@ -264,11 +279,11 @@ func (c *caller) session(ctx context.Context, conn *amqp.Connection) error {
 		select {
 		case q := <-c.requests:
 			if v.blocked != "" {
-				c.settle(q.id, answer{err: errs.New(errs.Unavailable, "%s", v.blocked)})
+				c.settle(q.id, answer{err: &Away{errs.New(errs.Unavailable, "%s", v.blocked)}})
 				break
 			}
 			if err := ch.Publish(exchange, q.module+".requests", true, false, q.p); err != nil {
-				c.settle(q.id, answer{err: errs.New(errs.Unavailable, "ask module %s: %w", q.module, err)})
+				c.settle(q.id, answer{err: &Away{errs.New(errs.Unavailable, "ask module %s: %w", q.module, err)}})
 				return err
 			}
 			sent[q.id] = q

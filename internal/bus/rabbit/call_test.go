@@ -13,6 +13,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/testinfra"
 )
 
 type handler func(context.Context, Request) ([]byte, error)
@@ -288,8 +289,8 @@ func TestTheEndOfServe(t *testing.T) {
 func TestALostConnectionWhileAsking(t *testing.T) {
 	t.Parallel()
 	host := shared(t)
-	line := newProxy(t, host.Addr())
-	caller, answerer := open(t, line.url(host.URL())), open(t, line.url(host.URL()))
+	line := testinfra.NewLine(t, host.Addr())
+	caller, answerer := open(t, line.URL(host.URL())), open(t, line.URL(host.URL()))
 	began, release, done := make(chan struct{}, 9), make(chan struct{}), make(chan error, 9)
 	serve(t, answerer, 1, func(ctx context.Context, r Request) ([]byte, error) {
 		if string(r.Body) == "slow" {
@@ -303,7 +304,7 @@ func TestALostConnectionWhileAsking(t *testing.T) {
 	failed := make(chan error, 1)
 	go func() { _, err := ask(caller, "slow", 20*time.Second); failed <- err }()
 	<-began
-	line.cut()
+	line.Cut()
 	if err := <-failed; !errs.Is(err, errs.Unavailable) {
 		t.Errorf("got %v", err)
 	}

@@ -3,10 +3,7 @@ package rabbit
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
-	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -238,75 +235,4 @@ func nothingLeft(t testing.TB, b *Broker, in <-chan *message.Message) {
 		t.Errorf("%s was left in the queue", m.UUID)
 	}
 	m.Ack()
-}
-
-// proxy is a line to the broker that can be cut.
-type proxy struct {
-	t      testing.TB
-	target string
-	l      net.Listener
-
-	mu    sync.Mutex
-	conns map[net.Conn]bool
-}
-
-func newProxy(t testing.TB, target string) *proxy {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newProxyOn(t, l, target)
-}
-
-func newProxyOn(t testing.TB, l net.Listener, target string) *proxy {
-	p := &proxy{t: t, target: target, l: l, conns: map[net.Conn]bool{}}
-	t.Cleanup(func() { _ = l.Close(); p.cut() })
-	go func() {
-		for {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", target)
-			if err != nil {
-				_ = near.Close()
-				continue
-			}
-			p.mu.Lock()
-			p.conns[near], p.conns[far] = true, true
-			p.mu.Unlock()
-			go p.pipe(near, far)
-			go p.pipe(far, near)
-		}
-	}()
-	return p
-}
-
-func (p *proxy) pipe(to, from net.Conn) {
-	_, _ = io.Copy(to, from)
-	_ = to.Close()
-	_ = from.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.conns, from)
-}
-
-// cut ends all connections in the middle of whatever they do.
-func (p *proxy) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		_ = c.Close()
-	}
-}
-
-// url is that of the broker through the proxy.
-func (p *proxy) url(broker string) string {
-	u, err := url.Parse(broker)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	u.Host = p.l.Addr().String()
-	return u.String()
 }

@@ -113,7 +113,7 @@ func (l *link) run(ctx context.Context) {
 			break
 		}
 	}
-	l.change(func(v *linkState) { *v = linkState{err: errors.New("closed"), since: time.Now()} })
+	l.change(func(v *linkState) { *v = linkState{err: errors.New("this process is stopping"), since: time.Now()} })
 }
 
 // keep offers the connection until it is lost or ctx ends.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/banyan-go/banyan/internal/testinfra"
 )
 
 // handle takes messages until the subscription ends, each in a goroutine of its own as Watermill's router does.
@@ -83,9 +85,9 @@ func complete(t *testing.T, l *ledger, sent map[string]int) {
 func TestOrderPerKeySurvivesRefusalsAndLostConnections(t *testing.T) {
 	t.Parallel()
 	host := shared(t)
-	line := newProxy(t, host.Addr())
+	line := testinfra.NewLine(t, host.Addr())
 	edit := func(c *Config) { c.Prefetch, c.RedialMax = 64, 100*time.Millisecond }
-	sender, receiver := open(t, line.url(host.URL()), edit), open(t, line.url(host.URL()), edit)
+	sender, receiver := open(t, line.URL(host.URL()), edit), open(t, line.URL(host.URL()), edit)
 	l := newLedger(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	in := subscribe(t, ctx, receiver, "payments", SubscriberOptions{})
@@ -107,7 +109,7 @@ func TestOrderPerKeySurvivesRefusalsAndLostConnections(t *testing.T) {
 	for range 15 {
 		before := l.count()
 		eventually(t, "messages to flow", func() bool { return l.count() > before+200 || t.Failed() })
-		line.cut()
+		line.Cut()
 	}
 	close(stop)
 	complete(t, l, sent())

@@ -80,15 +80,14 @@ func (p *presence) why(l *link) error {
 	p.mu.Lock()
 	cause := p.cause
 	p.mu.Unlock()
-	if cause != nil {
-		return cause
-	}
 	v := l.view()
 	switch {
-	case v.blocked != "":
-		return errs.New(errs.Unavailable, "%s", v.blocked)
 	case v.conn == nil:
 		return l.away(v.err)
+	case cause != nil:
+		return cause
+	case v.blocked != "":
+		return errs.New(errs.Unavailable, "%s", v.blocked)
 	}
 	return nil
 }

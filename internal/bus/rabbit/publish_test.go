@@ -19,6 +19,7 @@ import (
 
 	"github.com/banyan-go/banyan/internal/certs"
 	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/testinfra"
 )
 
 // A message that no queue has taken is an error, though the broker confirms it; then what is missing is made again.
@@ -386,8 +387,8 @@ func TestTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := newProxyOn(t, l, host.Addr())
-	url := strings.Replace(line.url(host.URL()), "amqp:", "amqps:", 1)
+	line := testinfra.NewLineOn(t, l, host.Addr())
+	url := strings.Replace(line.URL(host.URL()), "amqp:", "amqps:", 1)
 	good := open(t, url, func(c *Config) { c.TLS = TLSConfig{CA: ca, Cert: pair, Key: pair, ServerName: "localhost"} })
 	publish(t, good, "payments", ours("orders", "k", 1))
 	for name, c := range map[string]TLSConfig{

@@ -10,6 +10,8 @@ import (
 	stock "github.com/ThreeDotsLabs/watermill-amqp/v3/pkg/amqp"
 	"github.com/ThreeDotsLabs/watermill/message"
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/banyan-go/banyan/internal/testinfra"
 )
 
 // Why this package is not watermill-amqp: each of these passes because the stock transport has a fault that breaks a promise made
@@ -66,8 +68,8 @@ func TestStockWaitsForEverAfterALostConnection(t *testing.T) {
 	notUnderRace(t)
 	t.Parallel()
 	host := shared(t)
-	line := newProxy(t, host.Addr())
-	c := stockConfig(line.url(host.URL()))
+	line := testinfra.NewLine(t, host.Addr())
+	c := stockConfig(line.URL(host.URL()))
 	c.Publish.ChannelPoolSize = 2
 	p := stockPublisher(t, c)
 	if err := p.Publish("payments", ours("orders", "k", 1)); err != nil {
@@ -85,7 +87,7 @@ func TestStockWaitsForEverAfterALostConnection(t *testing.T) {
 		}()
 	}
 	for range 5 { // most often once is enough
-		line.cut()
+		line.Cut()
 		time.Sleep(1500 * time.Millisecond) // it is connected again
 		before := sent.Load()
 		time.Sleep(500 * time.Millisecond)
