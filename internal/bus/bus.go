@@ -54,7 +54,7 @@ type Config struct {
 	KeepUnsubscribed time.Duration `mapstructure:"keep_unsubscribed"` // messages that nobody subscribes to
 	HighWaterRows    int64         `mapstructure:"high_water_rows"`   // pending deliveries that make a module refuse writes
 	HighWaterAge     time.Duration `mapstructure:"high_water_age"`    // age of the oldest one, likewise; 0 for no limit
-	RequestTimeout   time.Duration `mapstructure:"request_timeout"`   // of a query whose caller has no deadline
+	RequestTimeout   time.Duration `mapstructure:"request_timeout"`   // of a query whose caller has no deadline; and how long a module that nobody answers for is waited for
 	LeaseTTL         time.Duration `mapstructure:"lease_ttl"`         // how soon another replica takes over
 	RabbitMQ         rabbit.Config `mapstructure:"rabbitmq"`          // between processes
 }
