@@ -230,7 +230,7 @@ A key is set in the file of --config, or by a variable: BANYAN_LOG_LEVEL is log.
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), version())
 			return err
 		}},
-		docsCommand(), deadLettersCommand(s), projectionsCommand(s), replayCommand(), proveCommand(),
+		docsCommand(), deadLettersCommand(s), unsubscribedCommand(s), projectionsCommand(s), replayCommand(), proveCommand(),
 		placementCommand(s), routesCommand(s), routeCommand(s), shadowCommand(s), keysCommand(s), certsCommand(s),
 	)
 	root.InitDefaultHelpCmd()
@@ -396,6 +396,46 @@ left, and counted; with its ID it says why.`,
 		}}
 	discard.Flags().StringVar(&reason, "reason", "", "why it is dropped: a `text` for the log (needed)")
 	root.AddCommand(list, show, replayOne, discard)
+	return root
+}
+
+func unsubscribedCommand(s *settings) *cobra.Command {
+	root := &cobra.Command{Use: "unsubscribed", Short: "List or replay messages that nobody subscribed to when they were sent",
+		Long: `A message that no module subscribes to is kept for bus.keep_unsubscribed. A module that subscribes later starts with what is sent
+from then on; what was kept comes to it if it is replayed.
+
+These commands ask the running shop: --data is its data folder, --admin-addr the address of its operator's port.`}
+	var module string
+	list := &cobra.Command{Use: "list", Short: "List what is kept, by module and message", Args: cobra.NoArgs,
+		Long: "List what is kept, by module and message, and who subscribes to it now.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := s.admin(cmd)
+			if err != nil {
+				return err
+			}
+			var l operator.Unsubscribed
+			if err := a.Get(cmd.Context(), cli.Path("unsubscribed")+cli.Query("module", module), &l); err != nil {
+				return err
+			}
+			if len(l.Items) == 0 && !s.json {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "nothing is kept that nobody subscribed to")
+				return err
+			}
+			var rows [][]any
+			for _, k := range l.Items {
+				rows = append(rows, []any{k.Module, k.Message, k.Number, k.Oldest.Format("2006-01-02 15:04:05"), k.Newest.Format("2006-01-02 15:04:05"), strings.Join(k.Subscribers, " ")})
+			}
+			return s.output(cmd).Print(l, []string{"module", "message", "number", "oldest", "newest", "subscribers now"}, rows)
+		}}
+	list.Flags().StringVar(&module, "module", "", "only those of this `module`")
+	again := &cobra.Command{Use: "replay MODULE MESSAGE", Short: "Give what is kept to the modules that subscribe to it now", Args: cobra.ExactArgs(2),
+		Long: `Give the kept messages of a name to the modules that subscribe to it now, in the order in which they were sent. They come behind
+what was sent to these modules since: a handler that minds has to be written for it. MODULE and MESSAGE are what
+` + "`banyan unsubscribed list`" + ` prints.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return change(cmd, s, cli.Path("unsubscribed", args[0], args[1], "replay"), nil)
+		}}
+	root.AddCommand(list, again)
 	return root
 }
 

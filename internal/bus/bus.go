@@ -414,13 +414,24 @@ func (b *Bus) register(ctx context.Context) error {
 	return nil
 }
 
-// stay registers again and again, so that what this version subscribes to stays in force, and notices what is no more.
+// stay registers again and again, so that what this version subscribes to stays in force, and notices what others have changed.
 func (b *Bus) stay(ctx context.Context) {
+	every, changed := registerEvery, make(chan struct{}, 1)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	switch {
+	case b.opts.Control == nil:
+	case b.opts.Control.Dialect() == database.Postgres:
+		watching.Go(func() { b.watchSubscriptions(ctx, changed) })
+	case b.opts.Only != "":
+		every = readEvery
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(registerEvery):
+		case <-time.After(every):
+		case <-changed:
 		}
 		if err := b.register(ctx); err != nil && ctx.Err() == nil {
 			b.opts.Log.Warn("subscriptions not registered", "error", err)
@@ -428,8 +439,22 @@ func (b *Bus) stay(ctx context.Context) {
 	}
 }
 
-// registerEvery is how soon a process learns what a newer version subscribes to; well within control.Alive.
-const registerEvery = 30 * time.Second
+func (b *Bus) watchSubscriptions(ctx context.Context, changed chan<- struct{}) {
+	err := control.WatchSubscriptions(ctx, b.opts.Control, func() {
+		select {
+		case changed <- struct{}{}:
+		default: // it will look
+		}
+	})
+	if err != nil && ctx.Err() == nil {
+		b.opts.Log.Warn("not told of new subscriptions, looking for them now and then", "error", err)
+	}
+}
+
+const (
+	registerEvery = 30 * time.Second // well within control.Alive
+	readEvery     = time.Second      // beside a shop on SQLite, which tells nobody
+)
 
 func (b *Bus) subscribersOf(name string) []string {
 	b.mu.RLock()

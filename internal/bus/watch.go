@@ -3,12 +3,14 @@ package bus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/inbox"
+	"github.com/banyan-go/banyan/internal/relay"
 	"github.com/banyan-go/banyan/internal/unit"
 )
 
@@ -173,6 +175,37 @@ func (b *Bus) Inbox(module string) (*inbox.Inbox, error) {
 		return nil, errs.New(errs.NotFound, "there is no module %q; there are %v", module, b.names())
 	}
 	return p.inbox, nil
+}
+
+// Kept lists the messages of a module to which nobody subscribed when they were sent.
+func (b *Bus) Kept(ctx context.Context, module string) ([]relay.Kept, error) {
+	p := b.parts[module]
+	if p == nil {
+		return nil, errs.New(errs.NotFound, "there is no module %q; there are %v", module, b.names())
+	}
+	kept, err := p.relay.Kept(ctx)
+	for i := range kept {
+		kept[i].Subscribers = append([]string{}, b.subscribersOf(kept[i].Message)...)
+	}
+	return kept, err
+}
+
+// Replay gives the messages of a name that were kept because nobody subscribed to those who do now, and says how many they are.
+func (b *Bus) Replay(ctx context.Context, module, name string) (int64, error) {
+	kept, err := b.Kept(ctx, module)
+	if err != nil {
+		return 0, err
+	}
+	i := slices.IndexFunc(kept, func(k relay.Kept) bool { return k.Message == name })
+	switch {
+	case i < 0:
+		return 0, errs.New(errs.NotFound, "module %s keeps no message %s that nobody subscribed to", module, name)
+	case len(kept[i].Subscribers) == 0:
+		return 0, errs.New(errs.Conflict, "nobody subscribes to %s now either; start the version that does first", name)
+	}
+	n, err := b.parts[module].relay.Replay(ctx, name, kept[i].Subscribers)
+	b.opts.Log.InfoContext(ctx, "kept messages replayed", "module", module, "message", name, "subscribers", kept[i].Subscribers, "number", n)
+	return n, err
 }
 
 // Modules are the names of the modules on the bus.

@@ -507,9 +507,15 @@ func unsubscribed(t *testing.T, open func(*testing.T, Options) *World) {
 		t.Fatal(err)
 	}
 	w.Settle()
-	var kept int
-	if err := w.Alpha.Read(t.Context()).Raw("SELECT count(*) FROM outbox WHERE unsubscribed").Row().Scan(&kept); err != nil || kept != 1 {
-		t.Errorf("%d kept, error %v, want 1", kept, err)
+	kept, err := w.Bus.Kept(t.Context(), "alpha")
+	if err != nil || len(kept) != 1 || kept[0].Message != (Other{}).MessageName() || kept[0].Number != 1 || kept[0].Oldest.IsZero() || len(kept[0].Subscribers) != 0 {
+		t.Errorf("kept %+v, error %v, want one that nobody subscribes to", kept, err)
+	}
+	if _, err := w.Bus.Replay(t.Context(), "alpha", (Other{}).MessageName()); !errs.Is(err, errs.Conflict) {
+		t.Errorf("replayed to nobody: %v", err)
+	}
+	if _, err := w.Bus.Replay(t.Context(), "alpha", "alpha.another.v1"); !errs.Is(err, errs.NotFound) {
+		t.Errorf("replayed nothing: %v", err)
 	}
 }
 

@@ -20,6 +20,8 @@ const Alive = 15 * time.Minute
 // subscriptionLock makes replicas that register together do it one after another.
 const subscriptionLock = 0x73756273 // "subs"
 
+const subscriptionChannel = "banyan_subscriptions"
+
 type subscription struct{ Subscriber, Message string }
 
 // Register keeps who subscribes to what (wire name -> modules), and says what is in force. A process registers at its start and
@@ -55,10 +57,11 @@ func Register(ctx context.Context, store *unit.Store, list map[string][]string, 
 		if err := w.DB.Raw("SELECT subscriber, message FROM subscription").Scan(&rows).Error; err != nil {
 			return err
 		}
-		known := map[subscription]bool{}
+		known, changed := map[subscription]bool{}, false
 		for _, r := range rows {
 			if known[r] = true; last && !own[r] {
 				delete(known, r)
+				changed = true
 				if err := w.DB.Exec("DELETE FROM subscription WHERE subscriber = ? AND message = ?", r.Subscriber, r.Message).Error; err != nil {
 					return err
 				}
@@ -68,7 +71,7 @@ func Register(ctx context.Context, store *unit.Store, list map[string][]string, 
 			if known[r] || (whole && !last) {
 				continue
 			}
-			known[r] = true
+			known[r], changed = true, true
 			if err := w.DB.Exec("INSERT INTO subscription (subscriber, message, since) VALUES (?, ?, ?)", r.Subscriber, r.Message, w.Now()).Error; err != nil {
 				return err
 			}
@@ -76,6 +79,9 @@ func Register(ctx context.Context, store *unit.Store, list map[string][]string, 
 		inForce = map[string][]string{}
 		for r := range known {
 			inForce[r.Message] = append(inForce[r.Message], r.Subscriber)
+		}
+		if changed && w.Dialect() == database.Postgres {
+			return w.DB.Exec("SELECT pg_notify(?, '')", subscriptionChannel).Error
 		}
 		return nil
 	})
@@ -86,6 +92,11 @@ func Register(ctx context.Context, store *unit.Store, list map[string][]string, 
 		slices.Sort(subscribers)
 	}
 	return inForce, nil
+}
+
+// WatchSubscriptions calls changed when another process may have changed what is in force, until ctx ends. On SQLite nobody says so.
+func WatchSubscriptions(ctx context.Context, db *database.DB, changed func()) error {
+	return db.Listen(ctx, subscriptionChannel, func(string) { changed() })
 }
 
 // Registered says what is in force, and changes nothing.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -43,14 +44,48 @@ func TestBrokerDownAndShopKilled(t *testing.T) {
 	s.start()
 	l.run(2, 5, nil)
 	broker.StartApp()
-	back := time.Now()
+	t.Logf("connected %s after the return", s.connected(t).Round(time.Millisecond))
+	l.check()
+}
+
+// connected is how long it takes from now until messages go again.
+func (s *shop) connected(t *testing.T) time.Duration {
+	t.Helper()
+	began := time.Now()
 	eventually(t, "messages go again", func() bool {
-		var routes string
 		out, err := exec.Command(mustBinary(t), "placement", "status", "--json", "--data", s.dir, "--admin-addr", s.admin).Output()
-		routes = string(out)
-		return err == nil && strings.Contains(routes, `"connected": true`)
+		return err == nil && strings.Contains(string(out), `"connected": true`)
 	})
-	t.Logf("connected %s after the return", time.Since(back).Round(time.Millisecond))
+	return time.Since(began)
+}
+
+// The broker is down for as long as it takes the best-known example of this kind to lose orders. The shop sells all the while, and
+// messages go again within five seconds of the return.
+func TestBrokerDownFor140Seconds(t *testing.T) {
+	if os.Getenv("BANYAN_SOAK") == "" {
+		t.Skip("takes three minutes; `make soak` runs it")
+	}
+	t.Parallel()
+	s, _, broker := drill(t, "postgres")
+	l := newLedger(t, s)
+	broker.StopApp()
+	over := time.After(140 * time.Second)
+	pace := time.NewTicker(time.Second)
+	defer pace.Stop()
+	for down := true; down; {
+		l.run(2, 5, nil)
+		select {
+		case <-over:
+			down = false
+		case <-pace.C:
+		}
+	}
+	broker.StartApp()
+	took := s.connected(t)
+	t.Logf("connected %s after the return", took.Round(time.Millisecond))
+	if took > 5*time.Second {
+		t.Errorf("messages go again %s after the return, want 5s", took)
+	}
 	l.check()
 }
 

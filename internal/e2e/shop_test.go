@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -49,18 +50,19 @@ func TestMain(m *testing.M) {
 
 // shop is a running process, or one that was.
 type shop struct {
-	t      testing.TB
-	dir    string
-	addr   string
-	admin  string
-	env    []string
-	args   []string // beside those of every process
-	cmd    *exec.Cmd
-	out    *lockedBuffer
-	errOut *lockedBuffer
-	Engine string
-	server *testinfra.Server
-	dbName string
+	t       testing.TB
+	dir     string
+	addr    string
+	admin   string
+	program string // "" for the one under test
+	env     []string
+	args    []string // beside those of every process
+	cmd     *exec.Cmd
+	out     *lockedBuffer
+	errOut  *lockedBuffer
+	Engine  string
+	server  *testinfra.Server
+	dbName  string
 }
 
 type lockedBuffer struct {
@@ -146,11 +148,8 @@ func (s *shop) start() *shop {
 
 func (s *shop) launch() {
 	s.t.Helper()
-	path, err := binary()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.cmd = exec.Command(path, append([]string{"serve", "--data", s.dir, "--addr", s.addr, "--admin-addr", s.admin}, s.args...)...)
+	program := cmp.Or(s.program, mustBinary(s.t))
+	s.cmd = exec.Command(program, append([]string{"serve", "--data", s.dir, "--addr", s.addr, "--admin-addr", s.admin}, s.args...)...)
 	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BANYAN_") })
 	s.cmd.Env = append(append(inherited, "BANYAN_ADMIN_PASSWORD="+adminPassword, "BANYAN_GATEWAY_ACCESS_LOG=false"), s.env...)
 	s.out, s.errOut = &lockedBuffer{}, &lockedBuffer{}

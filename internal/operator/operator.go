@@ -16,6 +16,7 @@ import (
 	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/inbox"
+	"github.com/banyan-go/banyan/internal/relay"
 	"github.com/banyan-go/banyan/internal/rest"
 )
 
@@ -54,6 +55,8 @@ func Handler(o Options) http.Handler {
 	post("/admin/deadletters/{module}/{id}/replay", o.replay)
 	post("/admin/deadletters/{module}/{id}/discard", o.discard)
 	post("/admin/deadletters/{module}/replay", o.replayAll)
+	get("/admin/unsubscribed", o.unsubscribed)
+	post("/admin/unsubscribed/{module}/{message}/replay", o.replayUnsubscribed)
 	post("/admin/projections/{module}/rebuild", o.rebuild)
 	for pattern, fn := range o.More {
 		method, path, _ := strings.Cut(pattern, " ")
@@ -77,13 +80,13 @@ func (o Options) list(r *http.Request) (any, error) {
 		}
 		limit = n
 	}
-	modules := o.Bus.Modules()
-	if m := q.Get("module"); m != "" {
-		modules = []string{m}
-	}
 	list := List{Items: []inbox.DeadLetter{}}
+	modules, err := o.named(q.Get("module"))
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range modules {
-		in, err := o.inbox(m)
+		in, err := o.Bus.Inbox(m)
 		if err != nil {
 			return nil, err
 		}
@@ -98,10 +101,21 @@ func (o Options) list(r *http.Request) (any, error) {
 	return list, nil
 }
 
-// inbox is that of a module which somebody has named.
-func (o Options) inbox(module string) (*inbox.Inbox, error) {
-	if names := o.Bus.Modules(); !slices.Contains(names, module) {
+// named is the module that somebody has named, or all if nobody has.
+func (o Options) named(module string) ([]string, error) {
+	names := o.Bus.Modules()
+	switch {
+	case module == "":
+		return names, nil
+	case !slices.Contains(names, module):
 		return nil, errs.New(errs.NotFound, "there is no module %q, only %s", module, strings.Join(names, ", "))
+	}
+	return []string{module}, nil
+}
+
+func (o Options) inbox(module string) (*inbox.Inbox, error) {
+	if _, err := o.named(module); err != nil {
+		return nil, err
 	}
 	return o.Bus.Inbox(module)
 }
@@ -165,6 +179,36 @@ func (o Options) discard(r *http.Request) (any, error) {
 		return nil, errs.New(errs.Invalid, "a reason is needed to discard a message").With("body.reason", "say why")
 	}
 	return map[string]int{"discarded": 1}, in.Discard(r.Context(), r.PathValue("id"), body.Reason)
+}
+
+// Unsubscribed is what is kept although nobody subscribed to it.
+type Unsubscribed struct {
+	Items []relay.Kept `json:"items"`
+}
+
+func (o Options) unsubscribed(r *http.Request) (any, error) {
+	modules, err := o.named(r.URL.Query().Get("module"))
+	if err != nil {
+		return nil, err
+	}
+	list := Unsubscribed{Items: []relay.Kept{}}
+	for _, m := range modules {
+		kept, err := o.Bus.Kept(r.Context(), m)
+		if err != nil {
+			return nil, err
+		}
+		list.Items = append(list.Items, kept...)
+	}
+	return list, nil
+}
+
+func (o Options) replayUnsubscribed(r *http.Request) (any, error) {
+	module := r.PathValue("module")
+	if _, err := o.named(module); err != nil {
+		return nil, err
+	}
+	n, err := o.Bus.Replay(r.Context(), module, r.PathValue("message"))
+	return map[string]int64{"replayed": n}, err
 }
 
 func (o Options) rebuild(r *http.Request) (any, error) {

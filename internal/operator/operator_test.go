@@ -50,6 +50,10 @@ func TestAnswers(t *testing.T) {
 		{"POST", "/admin/deadletters/beta/replay", "", 200, `"left": 1`},
 		{"POST", "/admin/deadletters/x/1/discard", `{"reason":"old"}`, 404, modules},
 		{"POST", "/admin/deadletters/alpha/1/discard", `{}`, 422, "a reason is needed"},
+		{"GET", "/admin/unsubscribed", "", 200, `"items": []`},
+		{"GET", "/admin/unsubscribed?module=x", "", 404, modules},
+		{"POST", "/admin/unsubscribed/x/alpha.counted.v1/replay", "", 404, modules},
+		{"POST", "/admin/unsubscribed/alpha/alpha.counted.v1/replay", "", 404, "module alpha keeps no message alpha.counted.v1"},
 		{"POST", "/admin/projections/x/rebuild", "", 404, `only alpha, beta`},
 		{"POST", "/admin/projections/beta/rebuild", "", 200, `"rebuilt": 7`},
 	} {
