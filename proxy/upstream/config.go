@@ -116,7 +116,7 @@ type Drain struct {
 func DefaultConfig() Config {
 	return Config{
 		Endpoints: []string{}, Protocol: H2C, Balance: LeastInFlight, Transport: Standard, ReplayBody: 64 << 10, HeaderBytes: 64 << 10, StreamIdle: 10 * time.Minute,
-		Pool: Pool{MaxConns: 256, Idle: time.Minute, Connect: 500 * time.Millisecond, Header: 10 * time.Second},
+		Pool: Pool{MaxConns: 256, Idle: time.Minute, Connect: 500 * time.Millisecond, Header: 30 * time.Second},
 		Health: Health{
 			Active:  Active{Path: "/readyz", Interval: 2 * time.Second, Timeout: time.Second, Fails: 3, Passes: 2},
 			Passive: Passive{Consecutive: 5, Eject: 10 * time.Second}, MaxOut: 50,
