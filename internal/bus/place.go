@@ -219,12 +219,19 @@ func (b *Bus) await(ctx context.Context, holds func() bool) {
 	}
 }
 
-// lead is the work of the owner until ctx ends: relay, timers and retries by the lease, and, with a broker, what others send.
+// lead is the work of the owner until ctx ends: relay, timers and retries by the lease, and, with a broker and a store that answers, what
+// others send.
 func (b *Bus) lead(ctx context.Context, p *part, r ownership.Record) {
 	var all sync.WaitGroup
 	if b.opts.Broker != nil {
-		all.Go(func() { b.listen(ctx, p) })
-		all.Go(func() { b.answerOthers(ctx, p) })
+		all.Go(func() {
+			p.lease.WhileAnswering(ctx, func(ctx context.Context) {
+				var ways sync.WaitGroup
+				ways.Go(func() { b.listen(ctx, p) })
+				ways.Go(func() { b.answerOthers(ctx, p) })
+				ways.Wait()
+			})
+		})
 	}
 	p.lease.Run(ctx, r.Epoch, func(owned context.Context) {
 		b.own(owned, p)

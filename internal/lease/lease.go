@@ -27,6 +27,8 @@ type Lease struct {
 	log    *slog.Logger
 	held   atomic.Bool
 	fence  atomic.Int64
+
+	answered atomic.Pointer[time.Time] // when the store last said who has it
 }
 
 // New is a lease for a holder, which is a name unique to the process.
@@ -78,6 +80,40 @@ func (l *Lease) Run(ctx context.Context, term uint64, fn func(ctx context.Contex
 	}
 }
 
+// WhileAnswering calls fn whenever the store answers what Run asks, whoever holds the lease, with a context that ends when it has not for
+// as long as a lease lasts, or when ctx does. It is for what a process does beside the holder: who cannot reach the store stands in the
+// way of those who can. It returns after ctx has ended and fn has returned.
+func (l *Lease) WhileAnswering(ctx context.Context, fn func(ctx context.Context)) {
+	if l.store.DB().Dialect() == database.SQLite {
+		fn(ctx)
+		return
+	}
+	for ctx.Err() == nil {
+		if !l.answering() {
+			pause(ctx, askEvery)
+			continue
+		}
+		near, end := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			fn(near)
+		}()
+		for l.answering() && pause(near, l.ttl/6) {
+		}
+		end()
+		<-done
+		if ctx.Err() == nil {
+			l.log.Warn("the store does not answer: its messages are left to other processes", "module", l.store.Module())
+		}
+	}
+}
+
+func (l *Lease) answering() bool {
+	at := l.answered.Load()
+	return at != nil && time.Since(*at) <= l.ttl
+}
+
 func (l *Lease) hold(ctx context.Context, term uint64, fn func(ctx context.Context)) {
 	held, lose := context.WithCancel(ctx)
 	defer lose()
@@ -123,8 +159,13 @@ func (l *Lease) acquire(ctx context.Context, term uint64, force bool) (bool, err
 				OR lease.term < excluded.term AND ?
 			RETURNING epoch`, l.holder, l.ttl.Seconds(), int64(term), force).Scan(&fence).Error
 	})
-	if err != nil || len(fence) == 0 {
+	if err != nil {
 		return false, err
+	}
+	now := time.Now()
+	l.answered.Store(&now)
+	if len(fence) == 0 {
+		return false, nil
 	}
 	l.fence.Store(fence[0])
 	return true, nil
