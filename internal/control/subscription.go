@@ -24,6 +24,11 @@ const subscriptionChannel = "banyan_subscriptions"
 
 type subscription struct{ Subscriber, Message string }
 
+type subscriptionRow struct {
+	Subscriber, Message string
+	PartSeenAt          *time.Time
+}
+
 // Register keeps who subscribes to what (wire name -> modules), and says what is in force. A process registers at its start and
 // then again well within Alive.
 //
@@ -32,7 +37,9 @@ type subscription struct{ Subscriber, Message string }
 // nothing, or they would take away what the newer one subscribes to, and its messages would be taken for those of a subscription
 // that is over. A version that nobody has run for Alive is forgotten. When it comes back, as after a rollback, it came last.
 //
-// list is that of the whole program. A process that knows a part of it says so: it adds its own, and takes nothing away.
+// list is that of the whole program. A process that knows a part of it says so: it adds its own, and takes nothing away. What it has
+// added stays as long as it says so again within Alive, also where it is of a newer version than the whole program: those who publish
+// then know a subscriber that they have not been built with.
 func Register(ctx context.Context, store *unit.Store, list map[string][]string, whole bool) (inForce map[string][]string, err error) {
 	own := map[subscription]bool{}
 	for message, subscribers := range list {
@@ -53,26 +60,37 @@ func Register(ctx context.Context, store *unit.Store, list map[string][]string, 
 				return err
 			}
 		}
-		var rows []subscription
-		if err := w.DB.Raw("SELECT subscriber, message FROM subscription").Scan(&rows).Error; err != nil {
+		var rows []subscriptionRow
+		if err := w.DB.Raw("SELECT subscriber, message, part_seen_at FROM subscription").Scan(&rows).Error; err != nil {
 			return err
 		}
 		known, changed := map[subscription]bool{}, false
-		for _, r := range rows {
-			if known[r] = true; last && !own[r] {
+		for _, row := range rows {
+			r := subscription{row.Subscriber, row.Message}
+			known[r] = true
+			switch ofPart := row.PartSeenAt != nil && row.PartSeenAt.After(w.Now().Add(-Alive)); {
+			case last && !own[r] && !ofPart:
 				delete(known, r)
 				changed = true
 				if err := w.DB.Exec("DELETE FROM subscription WHERE subscriber = ? AND message = ?", r.Subscriber, r.Message).Error; err != nil {
 					return err
 				}
+			case !whole && own[r]:
+				if err := w.DB.Exec("UPDATE subscription SET part_seen_at = ? WHERE subscriber = ? AND message = ?", w.Now(), r.Subscriber, r.Message).Error; err != nil {
+					return err
+				}
 			}
+		}
+		var seen *time.Time
+		if now := w.Now(); !whole {
+			seen = &now
 		}
 		for r := range own {
 			if known[r] || (whole && !last) {
 				continue
 			}
 			known[r], changed = true, true
-			if err := w.DB.Exec("INSERT INTO subscription (subscriber, message, since) VALUES (?, ?, ?)", r.Subscriber, r.Message, w.Now()).Error; err != nil {
+			if err := w.DB.Exec("INSERT INTO subscription (subscriber, message, since, part_seen_at) VALUES (?, ?, ?, ?)", r.Subscriber, r.Message, w.Now(), seen).Error; err != nil {
 				return err
 			}
 		}

@@ -101,14 +101,22 @@ func TestRollbackOnSQLite(t *testing.T) {
 	wantList(t, "the older version again", r.register(older, true), older)
 }
 
-// A process with a part of the program takes nothing from the others.
+// A process with a part of the program takes nothing from the others, and keeps its own as long as it runs.
 func TestPartOfTheProgram(t *testing.T) {
 	engines(t, func(t *testing.T, e databasetest.Engine) {
 		r := openRegistry(t, e)
 		r.register(older, true)
 		all := subscriptions{"alpha.counted.v1": {"beta", "gamma"}, "alpha.old.v1": {"beta"}, "alpha.another.v1": {"delta"}}
-		wantList(t, "with its own", r.register(subscriptions{"alpha.another.v1": {"delta"}}, false), all)
-		wantList(t, "after the whole", r.register(older, true), older)
+		part := subscriptions{"alpha.another.v1": {"delta"}}
+		wantList(t, "with its own", r.register(part, false), all)
+		wantList(t, "after the whole", r.register(older, true), all)
+		for range 3 {
+			r.clock.Advance(control.Alive / 2)
+			r.register(part, false)
+			wantList(t, "while it runs", r.register(older, true), all)
+		}
+		r.clock.Advance(control.Alive * 2)
+		wantList(t, "after it has gone", r.register(older, true), older)
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/banyan-go/banyan/internal/bustest"
+	"github.com/banyan-go/banyan/internal/clock"
 	"github.com/banyan-go/banyan/internal/databasetest"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/inbox"
@@ -195,5 +196,43 @@ func TestMessageOfANewerVersionIsNotTaken(t *testing.T) {
 			t.Errorf("outcome %q, error %v; want it refused for now", outcome, err)
 		}
 		want(t, "rows of it", bustest.Count(t, w.Beta, "SELECT (SELECT count(*) FROM inbox) + (SELECT count(*) FROM parked) + (SELECT count(*) FROM dead_letters)"), 0)
+	})
+}
+
+// A message that a newer version has parked waits for it, where the version before takes over amid a roll-out.
+func TestParkedByANewerVersion(t *testing.T) {
+	each(t, func(t *testing.T, e databasetest.Engine) {
+		o := bustest.StageOptions{Control: true, Clock: clock.NewSimulated(time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC))}
+		down := true
+		newer := func() *bustest.Stage {
+			return bustest.OpenStage(t, e, o, bustest.Alpha(), bustest.Listener("beta", module.Subscription{Handler: "count", Events: []string{"alpha.*"}},
+				func(_ context.Context, u *unit.Work, m message.Message) error {
+					if down {
+						return errs.New(errs.Unavailable, "down")
+					}
+					return bustest.Keep(u, "count", m.Key, bustest.Number(m))
+				}))
+		}
+		s := newer()
+		s.Announce("alpha", bustest.Other{ID: "a", N: 1})
+		s.Eventually("it is parked", func() bool { return s.Count("beta", "SELECT count(*) FROM parked") == 1 })
+		s.Close()
+		s = bustest.OpenStage(t, e, o, bustest.Alpha(), bustest.Part{
+			Descriptor: module.Descriptor{Name: "beta", Contract: message.Contract{Module: "beta"}, Subscriptions: []module.Subscription{{Handler: "count", Events: []string{"alpha.counted.v1"}}}},
+			Bind: func(m *module.Module, _ *unit.Store) {
+				module.OnEvent(m, "count", func(context.Context, *unit.Work, bustest.Counted) error { return nil })
+			},
+		})
+		o.Clock.Advance(time.Hour)
+		s.Eventually("it is tried", func() bool {
+			return s.Count("beta", "SELECT count(*) FROM parked_key WHERE attempt > 1 OR next_at IS NULL") == 1
+		})
+		want(t, "dead letters", s.Count("beta", "SELECT count(*) FROM dead_letters"), 0)
+		s.Close()
+		down = false
+		s = newer()
+		o.Clock.Advance(time.Hour)
+		s.Eventually("it is handled", func() bool { return len(s.Seen("beta", "count", "a")) == 1 })
+		s.Close()
 	})
 }

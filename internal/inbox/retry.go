@@ -112,8 +112,8 @@ func (b *Inbox) retry(ctx context.Context, handler, key string) error {
 			}
 			m = got
 			fn := h.For(m.Name)
-			if fn == nil {
-				err = errs.New(errs.NotFound, "no handler for %s in %s", m.Name, h.Name)
+			if fn == nil { // a newer version has parked it, and may come back
+				err = errs.New(errs.Unavailable, "%s does not know %s in this version", h.Name, m.Name)
 			} else {
 				err = fn(ctx, w, m)
 			}
