@@ -3,6 +3,7 @@ package bus
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -44,7 +45,8 @@ func encode(m message.Message) *wm.Message {
 	return w
 }
 
-// decode reads what encode wrote, and refuses anything else by naming the header.
+// decode reads what encode wrote, and refuses anything else by naming the header: also what no store could keep, as somebody else may
+// have put it into the queue.
 func decode(w *wm.Message) (message.Message, error) {
 	m := message.Message{
 		ID: w.UUID, Name: w.Metadata[headerType], Key: w.Metadata[headerKey], CorrelationID: w.Metadata[headerCorrelation],
@@ -72,6 +74,17 @@ func decode(w *wm.Message) (message.Message, error) {
 		return m, fmt.Errorf("header %s: %q is not a time", headerTime, w.Metadata[headerTime])
 	}
 	m.Time = m.Time.UTC()
+	for _, h := range []struct{ name, value string }{
+		{headerID, m.ID}, {headerSource, m.Source}, {headerKey, m.Key}, {headerCorrelation, m.CorrelationID}, {headerCausation, m.CausationID},
+		{headerPersonal, m.Subject}, {headerTraceparent, m.Traceparent},
+	} {
+		if err := message.CheckText(h.value); err != nil {
+			return m, fmt.Errorf("header %s: %w", h.name, err)
+		}
+	}
+	if !json.Valid(m.Payload) {
+		return m, errors.New("the payload is no JSON")
+	}
 	return m, nil
 }
 

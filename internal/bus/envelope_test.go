@@ -2,6 +2,7 @@ package bus
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,22 @@ func TestEnvelopeNamesTheWrongHeader(t *testing.T) {
 			if _, err := decode(w); err == nil {
 				t.Errorf("%s: %q is let through", header, v)
 			}
+		}
+	}
+	for _, header := range []string{headerSource, headerKey, headerCorrelation, headerCausation, headerPersonal, headerTraceparent} {
+		for _, v := range []string{"/a\x00b", "/a\xff", "/" + strings.Repeat("a", 1025)} {
+			w := encode(sample())
+			w.Metadata[header] = v
+			if _, err := decode(w); err == nil || !strings.Contains(err.Error(), header) {
+				t.Errorf("%s: %.10q: %v", header, v, err)
+			}
+		}
+	}
+	for _, payload := range []string{"", "hello", "{", "{}{}"} {
+		w := encode(sample())
+		w.Payload = []byte(payload)
+		if _, err := decode(w); err == nil || !strings.Contains(err.Error(), "JSON") {
+			t.Errorf("payload %q: %v", payload, err)
 		}
 	}
 	if _, err := decode(&wm.Message{}); err == nil {

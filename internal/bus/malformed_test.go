@@ -11,6 +11,7 @@ import (
 	"github.com/banyan-go/banyan/internal/bustest"
 	"github.com/banyan-go/banyan/internal/databasetest"
 	"github.com/banyan-go/banyan/internal/errs"
+	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/secret"
 	"github.com/banyan-go/banyan/internal/testinfra"
 )
@@ -74,4 +75,33 @@ func TestWhatCannotBeRead(t *testing.T) {
 	if err := in.Discard(ctx, ids[0], "not ours"); err != nil || len(w.Letters()) != 1 {
 		t.Errorf("discard: %v", err)
 	}
+}
+
+// What looks right, and no store could keep, is kept for people all the same.
+func TestWhatCannotBeKept(t *testing.T) {
+	each(t, func(t *testing.T, e databasetest.Engine) {
+		w := bustest.Open(t, e, bustest.Options{})
+		for name, change := range map[string]func(*message.Message){
+			"payload is no JSON": func(m *message.Message) { m.Payload = []byte("hello") },
+			"payload empty":      func(m *message.Message) { m.Payload = nil },
+			"NUL in the key":     func(m *message.Message) { m.Key = "a\x00b" },
+			"key no UTF-8":       func(m *message.Message) { m.Key = "a\xff" },
+			"key too long":       func(m *message.Message) { m.Key = strings.Repeat("a", 4096) },
+			"NUL in the id":      func(m *message.Message) { m.ID = "a\x00b" },
+			"NUL in the subject": func(m *message.Message) { m.Subject = "a\x00b" },
+		} {
+			before := len(w.Letters())
+			m := message.Message{ID: message.NewID(), Name: "alpha.counted.v1", Source: "alpha", Key: "a", Sequence: 1, Time: w.Clock.Now(), Payload: []byte(`{"id":"a","n":1}`)}
+			change(&m)
+			if err := w.Far.Deliver(t.Context(), "beta", m); err != nil {
+				t.Errorf("%s: it is refused, and would stay in its queue for ever: %v", name, err)
+			}
+			if n := len(w.Letters()) - before; n != 1 {
+				t.Errorf("%s: %d dead letters", name, n)
+			}
+		}
+		w.Publish("a", 1)
+		w.Settle()
+		want(t, "handled", w.Seen(w.Beta, "count", "a"), []int{1})
+	})
 }

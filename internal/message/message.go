@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -85,6 +86,17 @@ var nameForm = regexp.MustCompile(`^[a-z][a-z0-9]*\.[a-z][a-z0-9_]*\.v[1-9][0-9]
 func CheckName(name string) error {
 	if !nameForm.MatchString(name) {
 		return fmt.Errorf(`message name %q is not "<module>.<event>.v<n>"`, name)
+	}
+	return nil
+}
+
+// maxText is the longest text that every store can keep in an index.
+const maxText = 1024
+
+// CheckText says whether every store can keep a text of a message beside its payload: its key, say.
+func CheckText(s string) error {
+	if len(s) > maxText || !utf8.ValidString(s) || strings.Contains(s, "\x00") {
+		return fmt.Errorf("%.40q is not text of at most %d bytes without NUL", s, maxText)
 	}
 	return nil
 }

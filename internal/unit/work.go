@@ -81,6 +81,10 @@ func (w *Work) add(p message.Payload, key string) {
 		w.fail(fmt.Errorf("publish %s: the key is empty", p.MessageName()))
 		return
 	}
+	if err := message.CheckText(key); err != nil {
+		w.fail(fmt.Errorf("publish %s: the key %w", p.MessageName(), err))
+		return
+	}
 	m := message.Message{
 		ID: w.NewID(), Name: p.MessageName(), Source: w.store.module, Key: key, Time: w.now, Payload: body,
 		CorrelationID: w.trace.correlation, Traceparent: w.trace.parent,
