@@ -195,11 +195,15 @@ func (o *Owners) read(ctx context.Context) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for m, r := range snap.Records {
-		// A store that was restored from a backup, or a replica behind: nothing goes back.
-		if before := o.current.record(m); before.Version > r.Version {
-			snap.Records[m] = before
+	// A store that was restored from a backup, or a read that has taken longer than the next one: nothing goes back.
+	for m, before := range o.current.Records {
+		if before.Version <= snap.record(m).Version {
+			continue
 		}
+		if snap.Records == nil {
+			snap.Records = map[string]Record{}
+		}
+		snap.Records[m] = before
 	}
 	o.current = snap
 	return nil

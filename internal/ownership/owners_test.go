@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"gorm.io/gorm"
+
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/databasetest"
 	"github.com/banyan-go/banyan/internal/errs"
@@ -165,6 +167,7 @@ func TestTheDeadAreNotWaitedFor(t *testing.T) {
 		shop, pay := start(t, db, "shop", ""), start(t, db, "pay", "payments")
 		other := start(t, db, "other", "orders")
 		other.behind.Store(true)
+		eventually(t, "all have registered", func() bool { _, live := shop.Status(); return len(live) == 3 })
 		eventually(t, "it can go", func() bool { _, err := shop.Set(t.Context(), "payments", remote(), by); return err == nil })
 		eventually(t, "somebody is waited for", func() bool {
 			list, _ := shop.Status()
@@ -262,6 +265,27 @@ func TestAbandonedChange(t *testing.T) {
 		shop.settled(t, ownership.Local)
 		if r := shop.Record("payments"); r.Owner != ownership.Home {
 			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// A control store that was restored from a backup of before a module moved for the first time moves nothing in a process that runs.
+func TestRestoredStore(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		shop, out := start(t, db, "shop", ""), start(t, db, "pay", "payments")
+		eventually(t, "it can go", func() bool { _, err := shop.Set(t.Context(), "payments", remote(), by); return err == nil })
+		shop.settled(t, ownership.Remote)
+		out.settled(t, ownership.Remote)
+		if err := db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec("DELETE FROM placement").Error }); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []*replica{shop, out} {
+			if err := r.Refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if now := r.Record("payments"); now.Owner != ownership.Away {
+				t.Errorf("it went back to %+v", now)
+			}
 		}
 	})
 }

@@ -380,3 +380,33 @@ func TestOncePerDueTimeAcrossProcesses(t *testing.T) {
 	want(t, "timers", len(a.Seen("beta", "later", "")), 100)
 	want(t, "schedule", len(a.Seen("beta", "daily", "")), 3)
 }
+
+// While a store takes no writes, what is due is tried now and then, and not as fast as the machine can.
+func TestStoreThatTakesNoWrites(t *testing.T) {
+	t.Parallel()
+	var tries atomic.Int32
+	s := bustest.OpenStage(t, databasetest.SQLite(t), bustest.StageOptions{}, clockwork(func(m *module.Module, _ *unit.Store) {
+		module.OnTimer(m, "later", func(context.Context, *unit.Work, string, int) error { tries.Add(1); return errors.New("down") })
+	}))
+	const more = 100 // than are fired together
+	s.Do("beta", func(u *unit.Work) error {
+		for i := range more {
+			u.Schedule("later", bustest.Key(i), u.Now().Add(time.Minute), i)
+		}
+		return u.DB.Exec("CREATE TRIGGER full BEFORE UPDATE ON timers BEGIN SELECT RAISE(ABORT, 'disk full'); END").Error
+	})
+	s.Clock.Advance(time.Minute)
+	s.Eventually("they are tried", func() bool { return tries.Load() > 0 })
+	for round := range 3 {
+		s.Clock.Advance(time.Second)
+		<-time.After(100 * time.Millisecond) // in which nothing shall happen but what is due
+		if n := int(tries.Load()); n > (round+2)*more {
+			t.Fatalf("%d tries in %d seconds, with %d timers due", n, round+1, more)
+		}
+	}
+	s.Do("beta", func(u *unit.Work) error { return u.DB.Exec("DROP TRIGGER full").Error })
+	s.Eventually("they are put off", func() bool {
+		s.Clock.Advance(time.Second)
+		return s.Count("beta", "SELECT count(*) FROM timers WHERE name = 'later' AND attempt > 0") == more
+	})
+}

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/banyan-go/banyan/internal/database"
@@ -233,24 +234,29 @@ func (t *Timers) fire(ctx context.Context, now time.Time) (busy bool, err error)
 		return false, err
 	}
 	var inside sync.WaitGroup
+	var moved atomic.Int64
 	slots := make(chan struct{}, 8)
 	for _, d := range rows {
 		if d.Kind == unit.KindEffect {
-			t.postpone(ctx, d)
+			if t.postpone(ctx, d) {
+				moved.Add(1)
+			}
 			continue
 		}
 		slots <- struct{}{}
 		inside.Go(func() {
 			defer func() { <-slots }()
-			t.fireOne(ctx, d)
+			if t.fireOne(ctx, d) {
+				moved.Add(1)
+			}
 		})
 	}
 	inside.Wait()
-	return len(rows) == batch, nil
+	return len(rows) == batch && moved.Load() > 0, nil // else the store takes no writes: there is no hurry
 }
 
-// postpone claims a due effect for this process by moving its row, then runs it.
-func (t *Timers) postpone(ctx context.Context, d due) {
+// postpone claims a due effect for this process by moving its row, then runs it. It says whether the row is not due any more.
+func (t *Timers) postpone(ctx context.Context, d due) (moved bool) {
 	// Marked before the row is moved: whoever asks in between whether anything is left to do must see one of both. One that
 	// runs here already only has its row moved, out of the way of what is due.
 	fresh := t.store.StartEffect(d.Name, d.Key, d.FirstAt, d.Payload)
@@ -270,6 +276,7 @@ func (t *Timers) postpone(ctx context.Context, d due) {
 	default:
 		t.start(d, true)
 	}
+	return err == nil
 }
 
 // cause is the message that a timer's work derives its ids from.
@@ -280,7 +287,8 @@ func (t *Timers) cause(d due) *message.Message {
 	}
 }
 
-func (t *Timers) fireOne(ctx context.Context, d due) {
+// fireOne says whether the row is not due any more.
+func (t *Timers) fireOne(ctx context.Context, d due) (moved bool) {
 	asked := ctx
 	ctx, cancel := context.WithTimeout(ctx, t.policy.Timeout)
 	defer cancel()
@@ -314,8 +322,9 @@ func (t *Timers) fireOne(ctx context.Context, d due) {
 	case err == nil:
 		t.metrics.Timers.WithLabelValues(t.module.Name, d.Name).Inc()
 	default:
-		t.failed(asked, d, err)
+		return t.failed(asked, d, err)
 	}
+	return true
 }
 
 // claim removes a timer's row, or moves a schedule's to its next due time; 0 rows mean that another process was faster.
@@ -384,8 +393,8 @@ func (t *Timers) call(ctx context.Context, fn module.EffectHandler, d due) (err 
 	return fn(ctx, d.Key, d.Payload)
 }
 
-// failed puts a timer, a schedule or an effect off, or buries it.
-func (t *Timers) failed(ctx context.Context, d due, cause error) {
+// failed puts a timer, a schedule or an effect off, or buries it. It says whether that could be kept.
+func (t *Timers) failed(ctx context.Context, d due, cause error) (kept bool) {
 	dead := false
 	var at time.Time
 	err := t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
@@ -421,11 +430,12 @@ func (t *Timers) failed(ctx context.Context, d due, cause error) {
 	})
 	if err != nil {
 		t.log.Error("timer failed and was not put off", "module", t.module.Name, "timer", d.Name, "key", d.Key, "error", fmt.Errorf("%w; %w", cause, err))
-		return
+		return false
 	}
 	if dead {
 		t.metrics.Dead.WithLabelValues(t.module.Name, inbox.TimerHandler(d.Name)).Inc()
 	}
 	t.log.Warn("timer failed", "module", t.module.Name, "timer", d.Name, "key", d.Key, "dead", dead, "error", cause)
 	t.Wake()
+	return true
 }
