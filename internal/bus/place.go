@@ -125,6 +125,7 @@ func (b *Bus) tend(ctx context.Context, p *part) {
 		r := b.look(name)
 		same := func() bool { return b.look(name).Version == r.Version }
 		if !b.owns(r) {
+			b.finish(p)
 			if err := p.store.DB().Release(); err != nil {
 				b.opts.Log.Error("store given up with an error", "module", name, "error", err)
 			}
@@ -154,6 +155,26 @@ func (b *Bus) tend(ctx context.Context, p *part) {
 		b.opts.Log.Log(ctx, level(b.look(name)), "the owner no more", "module", name)
 	}
 }
+
+// finish waits for the effects under way before a file is given up: who takes it calls at once what has no outcome. One that takes
+// longer is called by both for a moment, and its outcome here is refused.
+func (b *Bus) finish(p *part) {
+	if p.store.DB().Dialect() != database.SQLite || !p.store.DB().Taken() {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.timers.Drain()
+	}()
+	select {
+	case <-done:
+	case <-time.After(effectsEnd):
+		b.opts.Log.Warn("the file is given up while effects run: its next owner calls them too", "module", p.module.Name)
+	}
+}
+
+const effectsEnd = 3 * time.Second // less than gateways hold requests for the file
 
 // take makes this process the one that writes a module's store, as long as something holds. On SQLite whoever had it before gives it up
 // first, or dies; what it has begun is taken up here.

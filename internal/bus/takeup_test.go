@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"encoding/json"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,5 +76,55 @@ func TestEffectsOfADeadProcess(t *testing.T) {
 		t.Logf("called %s after the last sign of life", at.Sub(last))
 	case <-time.After(unit.EffectGrace / 2):
 		t.Error("not called although nobody else lives")
+	}
+}
+
+// The file of a module is given up when the effects that are under way have their outcomes.
+func TestEffectsEndBeforeTheFileGoes(t *testing.T) {
+	t.Parallel()
+	e := databasetest.SQLite(t)
+	var calls atomic.Int32
+	free := make(chan struct{})
+	part := bustest.Part{
+		Descriptor: module.Descriptor{Name: "beta", Effects: []string{"call"}, Contract: message.Contract{Module: "beta"}},
+		Bind: func(m *module.Module, s *unit.Store) {
+			module.OnEffect(m, "call", func(ctx context.Context, key string, n int) error {
+				calls.Add(1)
+				<-free
+				return s.Do(ctx, func(_ context.Context, u *unit.Work) error { u.FinishEffect("call", key); return nil })
+			})
+		},
+	}
+	home, err := bustest.SetStage(t, e, bustest.StageOptions{Real: true}, part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := e.Store(t, database.Control)
+	registry := ownership.NewStore(db)
+	owners, err := ownership.Open(t.Context(), registry, ownership.Options{Self: ownership.Process{ID: "home"}, Modules: []string{"beta"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	home.Bus.Follow(owners)
+	ctx, end := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- owners.Run(ctx) }()
+	t.Cleanup(func() { end(); <-done })
+	home.Run()
+	home.Do("beta", func(u *unit.Work) error { u.Effect("call", "a", 1); return nil })
+	home.Eventually("the effect is called", func() bool { return calls.Load() == 1 })
+	from := owners.Record("beta")
+	to := from
+	to.Placement, to.Step, to.Version = ownership.Remote, ownership.Closing, from.Version+1
+	if err := registry.Move(t.Context(), from, to, ownership.Cause{Caller: "a test"}); err != nil {
+		t.Fatal(err)
+	}
+	owners.Nudge()
+	time.AfterFunc(500*time.Millisecond, func() { close(free) })
+	home.Eventually("the file is given up", func() bool { return !home.Stores["beta"].DB().Taken() })
+	away := bustest.OpenStage(t, e, bustest.StageOptions{Real: true}, part)
+	away.Settle()
+	if n := calls.Load(); n != 1 {
+		t.Errorf("the effect was called %d times", n)
 	}
 }
