@@ -2,6 +2,8 @@ package relay_test
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,6 +17,8 @@ import (
 	"github.com/banyan-go/banyan/internal/databasetest"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/relay"
+	"github.com/banyan-go/banyan/internal/telemetry"
 	"github.com/banyan-go/banyan/internal/unit"
 )
 
@@ -211,4 +215,37 @@ func TestTwoRelaysAtATime(t *testing.T) {
 		want(t, "beta "+bustest.Key(k), a.Seen(a.Beta, "count", bustest.Key(k)), bustest.Range(1, 100))
 		want(t, "gamma "+bustest.Key(k), a.Seen(a.Gamma, "watch", bustest.Key(k)), bustest.Range(1, 100))
 	}
+}
+
+// Messages that their subscriber does not take hold up their own keys, however many they are.
+func TestRefusedMessagesTakeNoPlaces(t *testing.T) {
+	each(t, func(t *testing.T, e databasetest.Engine) {
+		w := bustest.Prepare(t, e, bustest.Options{})
+		const refused = 40
+		for n := range refused {
+			w.Publish("refused"+bustest.Key(n), n)
+		}
+		w.Publish("taken", 1)
+		taken := make(chan string, 1)
+		send := func(_ context.Context, _ string, m message.Message) error {
+			if m.Key != "taken" {
+				return errors.New("not now")
+			}
+			taken <- m.Key
+			return nil
+		}
+		r := relay.New(w.Alpha, relay.Config{Workers: 4, Window: 2 * refused, Sweep: time.Second}, send, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+		ctx, end := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx, []string{"beta"}) }()
+		select {
+		case <-taken:
+		case <-time.After(20 * time.Second):
+			t.Error("what is refused takes all places")
+		}
+		end()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -467,7 +467,10 @@ func (l *leg) sendOne(r row) bool {
 			break
 		}
 		l.relay.log.Warn("message not taken, will send it again", "module", m.Source, "subscriber", l.subscriber, "message", m.Name, "id", m.ID, "error", err)
-		if !pause(l.sends, delay+rand.N(delay)) {
+		<-l.slots // a message that is not taken holds up its key, and takes nobody's place
+		again := pause(l.sends, delay+rand.N(delay))
+		l.slots <- struct{}{}
+		if !again {
 			return false
 		}
 		delay = min(2*delay, 5*time.Second)
