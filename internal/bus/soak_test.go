@@ -28,13 +28,13 @@ func terminate(t testing.TB, e databasetest.Engine) {
 	}
 }
 
-// TestBacklog drains a backlog of 20,000 messages, with BANYAN_SOAK set of a million, or of as many as it says: memory
+// TestBacklog drains a backlog of 20,000 messages, with BANYAN_TEST_SOAK set of a million, or of as many as it says: memory
 // stays bounded, and the last
 // tenth is not slower than half of the first one.
 func TestBacklog(t *testing.T) {
 	databasetest.Each(t, bustest.Modules, func(t *testing.T, e databasetest.Engine) {
 		many, within := 20_000, 60*time.Second
-		if soak := os.Getenv("BANYAN_SOAK"); soak != "" {
+		if soak := os.Getenv("BANYAN_TEST_SOAK"); soak != "" {
 			many, within = 1_000_000, 30*time.Minute
 			if n, err := strconv.Atoi(soak); err == nil && n >= 1000 {
 				many = n

@@ -62,7 +62,7 @@ func (s *shop) connected(t *testing.T) time.Duration {
 // The broker is down for as long as it takes the best-known example of this kind to lose orders. The shop sells all the while, and
 // messages go again within five seconds of the return.
 func TestBrokerDownFor140Seconds(t *testing.T) {
-	if os.Getenv("BANYAN_SOAK") == "" {
+	if os.Getenv("BANYAN_TEST_SOAK") == "" {
 		t.Skip("takes three minutes; `make soak` runs it")
 	}
 	t.Parallel()

@@ -20,7 +20,7 @@ import (
 func retailDir(t testing.TB) string {
 	t.Helper()
 	var tried []string
-	if dir := os.Getenv("BANYAN_RETAIL_DATA"); dir != "" {
+	if dir := os.Getenv("BANYAN_TEST_RETAIL_DATA"); dir != "" {
 		tried = []string{dir}
 	} else {
 		for _, above := range []string{"", "..", "../.."} {
@@ -32,7 +32,7 @@ func retailDir(t testing.TB) string {
 			return dir
 		}
 	}
-	t.Skipf("no Online Retail files in %s; say where they are with BANYAN_RETAIL_DATA", strings.Join(tried, ", "))
+	t.Skipf("no Online Retail files in %s; say where they are with BANYAN_TEST_RETAIL_DATA", strings.Join(tried, ", "))
 	return ""
 }
 
@@ -141,7 +141,7 @@ func TestReplayWhileAModuleMoves(t *testing.T) {
 }
 
 func TestReplaySoak(t *testing.T) {
-	if os.Getenv("BANYAN_SOAK") == "" {
+	if os.Getenv("BANYAN_TEST_SOAK") == "" {
 		t.Skip("takes long; `make soak` runs it")
 	}
 	retailDir(t)

@@ -25,7 +25,7 @@ func TestTopologies(t *testing.T) {
 		{"two of each", "postgres", []string{"payments"}, 2, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.soak && os.Getenv("BANYAN_SOAK") == "" {
+			if c.soak && os.Getenv("BANYAN_TEST_SOAK") == "" {
 				t.Skip("one of the topologies that make soak adds")
 			}
 			env := []string{"BANYAN_BUS_RABBITMQ_URL=" + testinfra.Rabbit(t).URL(), "BANYAN_DATABASE_POSTGRES_MAX_CONNECTIONS=16"}

@@ -317,7 +317,7 @@ func zipped(t *testing.T, content string) string {
 func dataDir(t *testing.T) string {
 	t.Helper()
 	var tried []string
-	if dir := os.Getenv("BANYAN_RETAIL_DATA"); dir != "" {
+	if dir := os.Getenv("BANYAN_TEST_RETAIL_DATA"); dir != "" {
 		tried = []string{dir}
 	} else {
 		for _, above := range []string{"", "..", "../.."} { // of the repository
@@ -329,7 +329,7 @@ func dataDir(t *testing.T) string {
 			return dir
 		}
 	}
-	t.Skipf("no Online Retail files in %s; say where they are with BANYAN_RETAIL_DATA", strings.Join(tried, ", "))
+	t.Skipf("no Online Retail files in %s; say where they are with BANYAN_TEST_RETAIL_DATA", strings.Join(tried, ", "))
 	return ""
 }
 
