@@ -49,7 +49,7 @@ func none() trouble { return trouble{} }
 
 // kills kill a shop at random moments.
 func kills(s *shop, n int) trouble {
-	return trouble{n, func() time.Duration { return time.Duration(1000+rand.IntN(3000)) * time.Millisecond }, func(int) { s.kill(); s.start() }}
+	return trouble{n, func() time.Duration { return time.Duration(300+rand.IntN(1200)) * time.Millisecond }, func(int) { s.kill(); s.start() }}
 }
 
 // replayed replays months against a shop that runs, in trouble, and compares the figures and digests that the shop ends with.
