@@ -94,6 +94,9 @@ func checkQuery(q string) error {
 			}
 		}
 	}
+	if text, err := url.QueryUnescape(q); err != nil || !utf8.ValidString(text) {
+		return errs.New(errs.Malformed, "the query is not UTF-8")
+	}
 	return nil
 }
 

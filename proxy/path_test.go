@@ -117,12 +117,12 @@ func FuzzCanonicalPath(f *testing.F) {
 
 func TestCheckQuery(t *testing.T) {
 	t.Parallel()
-	for _, good := range []string{"", "a=1&b=2", "q=caf%C3%A9+x", "cursor=abc%3D%3D", "at=2026-01-01T00:00:00Z"} {
+	for _, good := range []string{"", "a=1&b=2", "q=caf%C3%A9+x", "q=café", "cursor=abc%3D%3D", "at=2026-01-01T00:00:00Z"} {
 		if err := checkQuery(good); err != nil {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"a=1;b=2", "q=%00", "q=%0", "q=%", "q=%zz", "q=\x01", "q=a%00b"} {
+	for _, bad := range []string{"a=1;b=2", "q=%00", "q=%0", "q=%", "q=%zz", "q=\x01", "q=a%00b", "q=%ff", "q=a%ffb", "%ff=a", "q=\xff", "q=%C3", "a=%C3&b=%A9", "q=%ED%A0%80"} {
 		if err := checkQuery(bad); !errs.Is(err, errs.Malformed) {
 			t.Errorf("%q: %v", bad, err)
 		}
