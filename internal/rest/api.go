@@ -39,6 +39,7 @@ func NewAPI(title, version string, e *echo.Echo, log *slog.Logger) huma.API {
 	c := huma.DefaultConfig(title, version)
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", ""
 	c.CreateHooks = nil
+	c.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON}
 	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "JWT"}}
 	return api{humaecho.NewV4(e, c), log}
