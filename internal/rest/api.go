@@ -19,7 +19,8 @@ import (
 	"github.com/banyan-go/banyan/internal/module"
 )
 
-// hook guards huma's own global: how it makes errors is a variable of its package.
+// hook guards huma's own globals: how it makes errors, and that a key in other letters is another key, are variables of
+// its package.
 var hook sync.Once
 
 // api adds the log to huma's API, for errors whose cause the client must not see.
@@ -32,6 +33,7 @@ type api struct {
 // foreign host.
 func NewAPI(title, version string, e *echo.Echo, log *slog.Logger) huma.API {
 	hook.Do(func() {
+		huma.ValidateStrictCasing = true
 		huma.NewErrorWithContext = func(ctx huma.Context, status int, text string, causes ...error) huma.StatusError {
 			return fromHuma(ctx.Context(), status, text, causes...)
 		}

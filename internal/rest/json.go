@@ -1,17 +1,21 @@
 package rest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// strictJSON refuses what the decoder would silently change: a store cannot keep it, and a reader in front of us may have
-// taken it for something else.
+// strictJSON refuses what the decoder would silently change or choose between: what is kept would not be what was
+// compared with the schema.
 var strictJSON = huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: readJSON}
 
 // readJSON decodes a body. huma has each decoded twice: first as it is, to compare it with the schema, then into the
@@ -20,33 +24,91 @@ func readJSON(data []byte, v any) error {
 	if err := json.Unmarshal(data, v); err != nil {
 		return err
 	}
-	if _, first := v.(*any); !first {
+	decoded, first := v.(*any)
+	if !first {
 		return nil
 	}
-	return checkText(data)
+	keys, err := checkText(data)
+	if err == nil && keys != countKeys(*decoded) {
+		path, _ := twice(json.NewDecoder(bytes.NewReader(data)))
+		slices.Reverse(path)
+		err = errors.New("body" + strings.Join(path, "") + givenTwice)
+	}
+	return err
 }
 
-// checkText finds in valid JSON what the decoder turns into U+FFFD.
-func checkText(data []byte) error {
+// givenTwice ends the error of a key that its object has twice; the path of the key comes before.
+const givenTwice = ": given twice"
+
+// countKeys is how many keys the objects have: fewer than were sent if one came twice.
+func countKeys(v any) (n int) {
+	switch v := v.(type) {
+	case map[string]any:
+		n = len(v)
+		for _, inner := range v {
+			n += countKeys(inner)
+		}
+	case []any:
+		for _, inner := range v {
+			n += countKeys(inner)
+		}
+	}
+	return n
+}
+
+// twice looks for the key that an object has twice, and gives its path, last part first.
+func twice(d *json.Decoder) (path []string, found bool) {
+	t, _ := d.Token()
+	open, _ := t.(json.Delim)
+	if open == 0 {
+		return nil, false
+	}
+	seen := map[string]bool{}
+	for i := 0; d.More(); i++ {
+		part := func() string { return fmt.Sprintf("[%d]", i) }
+		if open == '{' {
+			t, _ := d.Token()
+			name, _ := t.(string)
+			part = func() string { return "." + name }
+			if seen[name] {
+				return []string{part()}, true
+			}
+			seen[name] = true
+		}
+		if path, found := twice(d); found {
+			return append(path, part()), true
+		}
+	}
+	_, _ = d.Token() // the end of it
+	return nil, false
+}
+
+// checkText counts the keys in valid JSON, and finds what the decoder turns into U+FFFD.
+func checkText(data []byte) (keys int, err error) {
 	if !utf8.Valid(data) {
-		return errors.New("is not UTF-8")
+		return 0, errors.New("is not UTF-8")
 	}
+	text := false
 	for i := 0; i < len(data); i++ {
-		if data[i] != '\\' {
-			continue
+		switch c := data[i]; {
+		case c == '"':
+			text = !text
+		case c == ':' && !text:
+			keys++
+		case c == '\\':
+			i++
+			r := escaped(data[i:])
+			if !utf16.IsSurrogate(r) {
+				break
+			}
+			i += len(`ud800`)
+			if data[i] != '\\' || utf16.DecodeRune(r, escaped(data[i+1:])) == utf8.RuneError {
+				return 0, errors.New(`contains half a character: a \ud800 to \udfff without the other one`)
+			}
+			i += len(`udc00`)
 		}
-		i++
-		r := escaped(data[i:])
-		if !utf16.IsSurrogate(r) {
-			continue
-		}
-		i += len(`ud800`)
-		if data[i] != '\\' || utf16.DecodeRune(r, escaped(data[i+1:])) == utf8.RuneError {
-			return errors.New(`contains half a character: a \ud800 to \udfff without the other one`)
-		}
-		i += len(`udc00`)
 	}
-	return nil
+	return keys, nil
 }
 
 // escaped is the code of an escape that begins with the u of \u0000, and 0 of any other.

@@ -92,6 +92,12 @@ func fromHuma(ctx context.Context, status int, text string, causes ...error) hum
 	for _, c := range causes {
 		var d *huma.ErrorDetail
 		if errors.As(c, &d) {
+			if path, ok := strings.CutSuffix(d.Message, givenTwice); ok {
+				// huma takes it for JSON that cannot be read. It can, and says two things.
+				p.Status, p.Kind = errs.Invalid.Status(), errs.Invalid
+				p.Title = http.StatusText(p.Status)
+				d = &huma.ErrorDetail{Location: path, Message: strings.TrimPrefix(givenTwice, ": ")}
+			}
 			p.Errors = append(p.Errors, errs.Field{Path: d.Location, Message: plain(d.Message)})
 			continue
 		}

@@ -37,6 +37,12 @@ type sign struct {
 	Small    int8      `json:"small,omitempty"`
 	At       time.Time `json:"at,omitempty"`
 	Tags     []string  `json:"tags,omitempty" maxItems:"2" uniqueItems:"true"`
+	Place    place     `json:"place,omitempty"`
+	Places   []place   `json:"places,omitempty"`
+}
+
+type place struct {
+	Street string `json:"street,omitempty" maxLength:"10"`
 }
 
 type made struct {
