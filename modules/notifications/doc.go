@@ -21,5 +21,5 @@
 //   - Nothing is sent to who does not want it when it is sent, or is erased by then. An invitation goes out in any case: its
 //     recipient has no account yet to say otherwise.
 //   - The token of an invitation is kept until its mail has gone out, and no longer.
-//   - When a user is erased, so are the user's notifications and the .eml files.
+//   - When a user is erased, so are the user's notifications and the .eml files, half-written ones too.
 package notifications

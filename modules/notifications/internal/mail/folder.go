@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -31,8 +33,8 @@ func (f Folder) Send(_ context.Context, m Mail) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(f.path(m.ID)); err == nil {
-		return nil
+	if f.has(m.ID) {
+		return f.clean(m.ID)
 	}
 	if err := os.MkdirAll(f.tmp(), 0o700); err != nil {
 		return err
@@ -49,10 +51,15 @@ func (f Folder) Send(_ context.Context, m Mail) error {
 	if err = errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("write mail %s: %w", m.ID, err)
 	}
-	if err := os.Rename(file.Name(), f.path(m.ID)); err != nil {
+	if err := os.Rename(file.Name(), f.path(m.ID)); err != nil && !f.has(m.ID) { // another one was faster, and has cleaned up
 		return err
 	}
-	return f.syncDir()
+	return errors.Join(f.syncDir(), f.clean(m.ID))
+}
+
+func (f Folder) has(id string) bool {
+	_, err := os.Stat(f.path(id))
+	return err == nil
 }
 
 func (f Folder) syncDir() error {
@@ -80,11 +87,14 @@ func (f Folder) Forget(_ context.Context, ids []string) error {
 	if err := f.syncDir(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		all = append(all, err)
 	}
-	return errors.Join(all...)
+	return errors.Join(append(all, f.clean(ids...))...)
 }
 
 // Start removes what a crash left half-written. The mails themselves are sent again by whoever wanted them sent.
-func (f Folder) Start(context.Context) error {
+func (f Folder) Start(context.Context) error { return f.clean() }
+
+// clean removes what crashes left half-written of some mails, and what is too old to be anybody's.
+func (f Folder) clean(ids ...string) error {
 	entries, err := os.ReadDir(f.tmp())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -92,10 +102,16 @@ func (f Folder) Start(context.Context) error {
 	if err != nil {
 		return err
 	}
+	var all []error
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > leftBehind {
-			_ = os.Remove(filepath.Join(f.tmp(), e.Name())) // what cannot be removed harms nobody
+		name := filepath.Join(f.tmp(), e.Name())
+		if end := strings.LastIndexByte(e.Name(), '-'); end > 0 && slices.Contains(ids, e.Name()[:end]) {
+			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				all = append(all, err)
+			}
+		} else if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > leftBehind {
+			_ = os.Remove(name) // what cannot be removed harms nobody
 		}
 	}
-	return nil
+	return errors.Join(all...)
 }

@@ -221,6 +221,45 @@ func TestFolderRemovesWhatACrashLeft(t *testing.T) {
 	}
 }
 
+// A mail that was half-written once is nowhere any more when it was sent, sent again or forgotten.
+func TestFolderLeavesNoHalves(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	for _, c := range []struct {
+		name string
+		do   func(f Folder) error
+	}{
+		{"sent", func(f Folder) error { return f.Send(ctx, letter()) }},
+		{"sent again", func(f Folder) error {
+			if err := os.WriteFile(f.path(letter().ID), []byte("From: whole"), 0o600); err != nil {
+				return err
+			}
+			return f.Send(ctx, letter())
+		}},
+		{"forgotten", func(f Folder) error { return f.Forget(ctx, []string{letter().ID}) }},
+	} {
+		f := Folder{Dir: t.TempDir()}
+		if err := os.MkdirAll(f.tmp(), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		mine, old, other := filepath.Join(f.tmp(), letter().ID+"-123"), filepath.Join(f.tmp(), "1-9"), filepath.Join(f.tmp(), letter().ID+"-1-123")
+		for _, name := range []string{mine, old, other} {
+			if err := os.WriteFile(name, []byte("To: ada@example.org"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		past := time.Now().Add(-2 * leftBehind)
+		if err := errors.Join(os.Chtimes(old, past, past), c.do(f)); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		for name, want := range map[string]bool{mine: false, old: false, other: true} {
+			if _, err := os.Stat(name); (err == nil) != want {
+				t.Errorf("%s: %s: %v, want it there: %v", c.name, filepath.Base(name), err, want)
+			}
+		}
+	}
+}
+
 func TestFolderManyAtOnce(t *testing.T) {
 	t.Parallel()
 	f := Folder{Dir: t.TempDir()}
