@@ -23,11 +23,18 @@
 //
 // # What events say
 //
-// PaymentSettled.Refunded is all that went back to the card of the voided order, earlier refunds included. The refund
+// PaymentSettled.Refunded is all that went back to the customer of the voided order, earlier refunds included. The refund
 // that a void makes is told by PaymentSettled alone. PaymentRefunded of zero answers a refund that a void covers. A
 // command that is repeated is answered once. A refund that the provider refuses is told by RefundRefused, whoever asked for it, that
-// of a void too. It stays visible (reports, state refused) and its amount stays with the payment until staff refund it anew; a
-// voided payment settles only then.
+// of a void too. It stays visible (reports, state refused) and its amount stays with the payment until staff refund it anew, to
+// the card or outside of it; a voided payment settles only then.
+//
+// # Outside the card
+//
+// What a closed card does not take, staff pay back by a transfer or in cash, and write it down: a refund with "outside". It is
+// bounded by what is left of the payment, like any other; it goes from the shop to an account of its own in the ledger, the
+// provider is never asked, and the reconciliation expects nothing of it there. It is not announced: PaymentRefunded tells
+// customers to look at their card. Only that it settles a voided payment is told.
 //
 // # Personal data
 //

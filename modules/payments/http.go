@@ -44,7 +44,7 @@ type refundBody struct {
 	PaymentID string      `json:"payment_id"`
 	By        string      `json:"by" enum:"order,staff,void" doc:"Who asked for it"`
 	Amount    money.Money `json:"amount"`
-	State     string      `json:"state" enum:"pending,done,refused,covered"`
+	State     string      `json:"state" enum:"pending,done,refused,covered,outside"`
 	Reason    string      `json:"reason"`
 	Refusal   string      `json:"refusal,omitempty" doc:"Why the card provider refused it"`
 	CreatedAt time.Time   `json:"created_at"`
@@ -57,7 +57,7 @@ func (b refundBody) Location() string { return "/api/payments/" + b.PaymentID }
 // entryBody is a line of the ledger as clients see it.
 type entryBody struct {
 	Transaction string      `json:"transaction"`
-	Account     string      `json:"account" enum:"customer_card,shop_clearing"`
+	Account     string      `json:"account" enum:"customer_card,shop_clearing,outside"`
 	Kind        string      `json:"kind" enum:"capture,refund"`
 	Amount      money.Money `json:"amount" doc:"What the account gains; a transaction sums to zero"`
 	At          time.Time   `json:"at"`
@@ -163,14 +163,15 @@ func encodeRefund(r refundRow, currency string) refundBody {
 type refundInput struct {
 	ID   string `path:"id" maxLength:"64"`
 	Body struct {
-		Amount int64  `json:"amount" minimum:"1" maximum:"100000000000" doc:"Minor units of the payment's currency, as in 255 for 2.55; at most what is left of the payment"`
-		Reason string `json:"reason" minLength:"1" maxLength:"200"`
+		Amount  int64  `json:"amount" minimum:"1" maximum:"100000000000" doc:"Minor units of the payment's currency, as in 255 for 2.55; at most what is left of the payment"`
+		Reason  string `json:"reason" minLength:"1" maxLength:"200"`
+		Outside bool   `json:"outside,omitempty" doc:"Staff have paid it back in another way than to the card: this only writes it down"`
 	}
 }
 
 func (p *payments) refundByStaff(ctx context.Context, in *refundInput) (*rest.Answer[refundBody], error) {
 	return rest.Commit(ctx, p.store, func(_ context.Context, w *unit.Work) (refundBody, error) {
-		after, r, err := goodwill(w, in.ID, in.Body.Amount, in.Body.Reason)
+		after, r, err := goodwill(w, in.ID, in.Body.Amount, in.Body.Reason, in.Body.Outside)
 		if err != nil {
 			return refundBody{}, err
 		}

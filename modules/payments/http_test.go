@@ -133,6 +133,59 @@ func TestGoodwill(t *testing.T) {
 	})
 }
 
+// What the provider refuses to give back staff pay back in another way, and write down.
+func TestOutside(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		s := openShop(t, open)
+		s.Deliver(t, charge("o", "tok_refund_refused"))
+		s.finish()
+		s.Deliver(t, void("o"))
+		s.finish()
+		path := "/api/payments/" + s.payment("o").ID + "/refunds"
+		give := func(amount int64, key string) moduletest.Response {
+			return s.Do("POST", path, moduletest.Staff, map[string]any{"amount": amount, "reason": "by transfer", "outside": true}, "Idempotency-Key", key)
+		}
+		calls := s.line.calls.Load()
+		give(1001, "k0").Want(t, http.StatusConflict)
+		var first, again refundBody
+		give(400, "k1").Want(t, http.StatusAccepted).Into(t, &first)
+		give(400, "k1").Want(t, http.StatusAccepted).Into(t, &again)
+		if diff := cmp.Diff(again, first); diff != "" || first.State != "outside" || first.Amount != gbp(400) {
+			t.Errorf("got %+v, repeated (-got +want):\n%s", first, diff)
+		}
+		give(601, "k2").Want(t, http.StatusConflict)
+		if got := s.payment("o"); got.State != "voiding" || got.Refunded != gbp(400) {
+			t.Errorf("after a part: %+v", got)
+		}
+		give(600, "k3").Want(t, http.StatusAccepted)
+		give(1, "k4").Want(t, http.StatusConflict)
+		s.finish()
+		if got := s.payment("o"); got.State != "settled" || got.Refunded != gbp(1000) || got.Refunding != gbp(0) {
+			t.Errorf("after all: %+v", got)
+		}
+		if diff := cmp.Diff(s.told("o"), []string{"captured 1000", "refused void 1000 account_closed", "settled 1000"}); diff != "" {
+			t.Errorf("announced (-got +want):\n%s", diff)
+		}
+		if s.line.calls.Load() != calls {
+			t.Error("the provider was asked")
+		}
+		if _, refunds, holds := s.seen(""); refunds != 0 || holds != 1000 {
+			t.Errorf("the provider has made %d refunds and holds %d", refunds, holds)
+		}
+		var sum summaryBody
+		s.Do("GET", "/api/payments/reports/summary", moduletest.Staff, nil).Into(t, &sum)
+		if diff := cmp.Diff(sum, summaryBody{
+			Payments: stateCounts{Settled: 1}, Refunds: refundCounts{Refused: 1, Outside: 2},
+			Totals: []totalBody{{Currency: "GBP", Captured: 1000, Refunded: 1000, Outside: 1000}},
+		}); diff != "" {
+			t.Errorf("summary (-got +want):\n%s", diff)
+		}
+		s.agrees()
+		s.Do("POST", path, moduletest.Customer(customer), map[string]any{"amount": 1, "reason": "r", "outside": true}).Want(t, http.StatusForbidden)
+	})
+}
+
 func TestReports(t *testing.T) {
 	t.Parallel()
 	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {

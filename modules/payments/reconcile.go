@@ -111,7 +111,8 @@ func booked(db *gorm.DB, after string, limit int) (items []booking, next string,
 		return nil, "", fmt.Errorf("read refunds to reconcile: %w", err)
 	}
 	var entries []entryRow
-	if err := db.Where("payment_id IN ? AND amount > 0", ids).Find(&entries).Error; err != nil {
+	// What staff paid back outside the card is none of the provider's: there it is as if it had never been.
+	if err := db.Where("payment_id IN ? AND amount > 0 AND account <> ?", ids, string(payment.Outside)).Find(&entries).Error; err != nil {
 		return nil, "", fmt.Errorf("read entries to reconcile: %w", err)
 	}
 	amounts := make(map[string]money.Money, len(entries))

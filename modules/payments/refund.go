@@ -35,14 +35,17 @@ func (p *payments) refund(_ context.Context, w *unit.Work, c paymentsapi.Refund)
 	return keep(w, known, events)
 }
 
-// goodwill commits the intent of a refund that staff give.
-func goodwill(w *unit.Work, paymentID string, amount int64, reason string) (payment.Payment, payment.Refund, error) {
+// goodwill commits the intent of a refund that staff give, or keeps that they have given it outside the card.
+func goodwill(w *unit.Work, paymentID string, amount int64, reason string, outside bool) (payment.Payment, payment.Refund, error) {
 	none := payment.Refund{}
 	known, err := lockPayment(w, paymentID)
 	if err != nil {
 		return known, none, err
 	}
 	r := payment.Refund{ID: w.NewID(), By: payment.ByStaff, Amount: amount, Reason: reason}
+	if outside {
+		r.State = payment.RefundOutside
+	}
 	events, err := known.RequestRefund(r, known.Amount.Currency)
 	if err != nil {
 		return known, none, err

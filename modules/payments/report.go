@@ -65,6 +65,7 @@ type refundCounts struct {
 	Done    int64 `json:"done"`
 	Refused int64 `json:"refused"`
 	Covered int64 `json:"covered"`
+	Outside int64 `json:"outside"`
 }
 
 type totalBody struct {
@@ -72,6 +73,7 @@ type totalBody struct {
 	Captured  int64  `json:"captured" doc:"Minor units"`
 	Refunded  int64  `json:"refunded" doc:"Minor units"`
 	Refunding int64  `json:"refunding" doc:"Minor units on their way back"`
+	Outside   int64  `json:"outside" doc:"Of refunded, what staff paid back in another way than to the card; the provider holds captured less refunded and this"`
 	Clearing  int64  `json:"clearing" doc:"Balance of the shop in the ledger; captured less refunded"`
 	LedgerSum int64  `json:"ledger_sum" doc:"Of all entries; always 0"`
 }
@@ -117,17 +119,20 @@ func (p *payments) reportSummary(ctx context.Context, _ *summaryInput) (*rest.An
 			body.Refunds.Refused = c.N
 		case payment.RefundCover:
 			body.Refunds.Covered = c.N
+		case payment.RefundOutside:
+			body.Refunds.Outside = c.N
 		}
 	}
 	body.Unsettled = body.Payments.Pending + body.Payments.Voiding + body.Refunds.Pending
-	err := db.Raw(`SELECT p.currency, p.captured, p.refunded, p.refunding, COALESCE(e.clearing, 0) AS clearing, COALESCE(e.ledger_sum, 0) AS ledger_sum
+	err := db.Raw(`SELECT p.currency, p.captured, p.refunded, p.refunding, COALESCE(e.outside, 0) AS outside, COALESCE(e.clearing, 0) AS clearing, COALESCE(e.ledger_sum, 0) AS ledger_sum
 		FROM (SELECT currency, CAST(sum(captured) AS BIGINT) AS captured, CAST(sum(refunded) AS BIGINT) AS refunded,
 				CAST(sum(refunding) AS BIGINT) AS refunding
 			FROM payments WHERE currency <> '' GROUP BY currency) p
 		LEFT JOIN (SELECT currency, CAST(sum(amount) AS BIGINT) AS ledger_sum,
+				CAST(sum(CASE WHEN account = ? THEN amount ELSE 0 END) AS BIGINT) AS outside,
 				CAST(sum(CASE WHEN account = ? THEN amount ELSE 0 END) AS BIGINT) AS clearing
 			FROM entries GROUP BY currency) e ON e.currency = p.currency
-		ORDER BY p.currency`, string(payment.ShopClearing)).Scan(&body.Totals).Error
+		ORDER BY p.currency`, string(payment.Outside), string(payment.ShopClearing)).Scan(&body.Totals).Error
 	if err != nil {
 		return nil, fmt.Errorf("sum payments: %w", err)
 	}

@@ -192,6 +192,8 @@ func keepRefund(w *unit.Work, p payment.Payment, e payment.Event) error {
 		})
 	case payment.RefundCovered:
 		r = e.Refund
+	case payment.RefundedOutside:
+		r = e.Refund
 	case payment.Refunded:
 		return changeRefund(w, p, e.Refund)
 	case payment.RefundRefused:

@@ -14,7 +14,8 @@
 //	           Refund             outcome
 //	(nothing) ────────▶ pending ─────────▶ done
 //	    │                  └─────────────▶ refused (the money stays with the payment)
-//	    └────────▶ covered (no money has to move)
+//	    ├────────▶ covered (no money has to move)
+//	    └────────▶ outside (staff gave it back in another way; the provider is not asked)
 //
 // A settled payment holds nothing of the customer and never will: a Charge after a Void does not begin.
 // However commands and outcomes are ordered and repeated, a payment is captured at most once, never more goes

@@ -33,6 +33,9 @@ type RefundCovered struct{ Refund Refund }
 // Refunded: money went back to the card.
 type Refunded struct{ Refund Refund }
 
+// RefundedOutside: staff gave money back in another way than to the card.
+type RefundedOutside struct{ Refund Refund }
+
 // RefundRefused: the provider does not give the money back; it stays with the payment.
 type RefundRefused struct{ Refund Refund }
 
@@ -63,6 +66,11 @@ func (e RefundCovered) apply(p *Payment) { p.know(e.Refund) }
 
 func (e Refunded) apply(p *Payment) {
 	p.Refunding -= e.Refund.Amount
+	p.Refunded += e.Refund.Amount
+	p.know(e.Refund)
+}
+
+func (e RefundedOutside) apply(p *Payment) {
 	p.Refunded += e.Refund.Amount
 	p.know(e.Refund)
 }

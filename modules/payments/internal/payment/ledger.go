@@ -7,6 +7,7 @@ type Account string
 const (
 	CustomerCard Account = "customer_card"
 	ShopClearing Account = "shop_clearing"
+	Outside      Account = "outside" // paid back by staff themselves: the card provider still holds it for the shop
 )
 
 // Kind is what a transaction of the ledger is about.
@@ -36,6 +37,8 @@ func (p Payment) Entries(e Event) []Entry {
 	switch e := e.(type) {
 	case Captured:
 		return p.transfer(p.ID, KindCapture, CustomerCard, ShopClearing, e.Amount)
+	case RefundedOutside:
+		return p.transfer(RefundKey(p.ID, e.Refund.ID), KindRefund, ShopClearing, Outside, e.Refund.Amount)
 	case Refunded:
 		return p.transfer(RefundKey(p.ID, e.Refund.ID), KindRefund, ShopClearing, CustomerCard, e.Refund.Amount)
 	}

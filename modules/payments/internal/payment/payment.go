@@ -40,6 +40,7 @@ const (
 	RefundDone    RefundState = "done"    // the money went back
 	RefundRefusal RefundState = "refused" // the provider does not give it back
 	RefundCover   RefundState = "covered" // no money had to move
+	RefundOutside RefundState = "outside" // staff paid the money back in another way than to the card
 )
 
 // By says who asked for a refund.
@@ -55,7 +56,7 @@ const (
 // VoidRefund is the id of the refund that a void makes; there is one per payment at most.
 const VoidRefund = "void"
 
-// Refund is money on its way back.
+// Refund is money on its way back. One that is asked for in the state RefundOutside has arrived: nobody asks the provider.
 type Refund struct {
 	ID      string
 	By      By
@@ -192,8 +193,20 @@ func (p Payment) RequestRefund(r Refund, currency string) ([]Event, error) {
 	case p.Settled || r.Amount > p.Left():
 		return nil, errs.New(errs.Conflict, "only %d of the payment for order %s can still be refunded", p.Left(), p.OrderID)
 	}
+	if r.State == RefundOutside {
+		return p.given(RefundedOutside{Refund: r}), nil
+	}
 	r.State = RefundPending
 	return []Event{RefundRequested{Refund: r}}, nil
+}
+
+// given is that money went back, and what follows: a voided payment that holds nothing any more is settled.
+func (p Payment) given(back Event) []Event {
+	events := []Event{back}
+	if after := p.Apply(back); after.Voided && after.Refunded == after.Captured {
+		events = append(events, after.settled())
+	}
+	return events
 }
 
 // RefundSucceeded takes in that the provider gave the money of a refund back.
@@ -203,11 +216,7 @@ func (p Payment) RefundSucceeded(id string) []Event {
 		return nil
 	}
 	r.State = RefundDone
-	events := []Event{Refunded{Refund: r}}
-	if after := p.Apply(events...); after.Voided && after.Refunded == after.Captured {
-		events = append(events, after.settled())
-	}
-	return events
+	return p.given(Refunded{Refund: r})
 }
 
 // RefundFailed takes in that the provider refused a refund for good. The money stays with the payment, also if

@@ -43,6 +43,9 @@ var (
 
 func TestPayment(t *testing.T) {
 	t.Parallel()
+	outside := func(amount int64) Refund {
+		return Refund{ID: "bank", By: ByStaff, Amount: amount, State: RefundOutside, Reason: "closed"}
+	}
 	refusal := func(r Refund) Refund { r.State, r.Refusal = RefundRefusal, "account_closed"; return r }
 	for _, c := range []struct {
 		name  string
@@ -127,6 +130,16 @@ func TestPayment(t *testing.T) {
 			when: refused("r1"), then: []Event{RefundRefused{Refund: refusal(orderOf30)}}, state: StateCaptured},
 		{name: "staff give back what the void could not", given: []Event{asked, captured, voided, RefundRequested{Refund: voidOf(100, RefundPending)}, RefundRefused{Refund: refusal(voidOf(100, RefundPending))}},
 			when: refund(Refund{ID: "r1", By: ByStaff, Amount: 100}), then: []Event{RefundRequested{Refund: Refund{ID: "r1", By: ByStaff, Amount: 100, State: RefundPending}}}, state: StateVoiding},
+		{name: "staff have given back outside what the void could not", given: []Event{asked, captured, voided, RefundRequested{Refund: voidOf(100, RefundPending)}, RefundRefused{Refund: refusal(voidOf(100, RefundPending))}},
+			when: refund(outside(100)), then: []Event{RefundedOutside{Refund: outside(100)}, settledAt(100)}, state: StateSettled},
+		{name: "staff have given back outside a part of what the void could not", given: []Event{asked, captured, voided, RefundRequested{Refund: voidOf(100, RefundPending)}, RefundRefused{Refund: refusal(voidOf(100, RefundPending))}},
+			when: refund(outside(99)), then: []Event{RefundedOutside{Refund: outside(99)}}, state: StateVoiding},
+		{name: "staff have given back outside", given: []Event{asked, captured}, when: refund(outside(30)), then: []Event{RefundedOutside{Refund: outside(30)}}, state: StateCaptured},
+		{name: "it is written down once", given: []Event{asked, captured, RefundedOutside{Refund: outside(30)}}, when: refund(outside(30)), state: StateCaptured},
+		{name: "no more is given back outside than is left", given: []Event{asked, captured, RefundRequested{Refund: withState(orderOf30, RefundPending)}},
+			when: refund(outside(71)), fails: errs.Conflict},
+		{name: "nothing is given back outside while the void gives it back", given: []Event{asked, captured, voided, RefundRequested{Refund: voidOf(100, RefundPending)}},
+			when: refund(outside(1)), fails: errs.Conflict},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -161,11 +174,14 @@ func TestEntries(t *testing.T) {
 	t.Parallel()
 	p := Payment{}.Apply(asked)
 	got := append(p.Entries(captured), p.Entries(Refunded{Refund: orderOf30})...)
+	got = append(got, p.Entries(RefundedOutside{Refund: Refund{ID: "r2", Amount: 5}})...)
 	want := []Entry{
 		{Transaction: "p", Account: CustomerCard, Kind: KindCapture, Amount: -100, Currency: "GBP"},
 		{Transaction: "p", Account: ShopClearing, Kind: KindCapture, Amount: 100, Currency: "GBP"},
 		{Transaction: "p:r1", Account: ShopClearing, Kind: KindRefund, Amount: -30, Currency: "GBP"},
 		{Transaction: "p:r1", Account: CustomerCard, Kind: KindRefund, Amount: 30, Currency: "GBP"},
+		{Transaction: "p:r2", Account: ShopClearing, Kind: KindRefund, Amount: -5, Currency: "GBP"},
+		{Transaction: "p:r2", Account: Outside, Kind: KindRefund, Amount: 5, Currency: "GBP"},
 	}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("entries (-got +want):\n%s", diff)
