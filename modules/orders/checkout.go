@@ -22,6 +22,10 @@ type input struct {
 	by        order.Actor // who cancels
 	reason    string      // why
 	note      string      // in their own words
+	refusal   string      // why the card provider refuses a refund
+
+	// fact is what the news is to an order whose saga does not wait for it.
+	fact func(*order.Order) []order.Event
 }
 
 // answer brings an answer of another module, or a time-out, to the saga of an order.
@@ -34,11 +38,15 @@ func (o *orders) answer(ctx context.Context, w *unit.Work, orderID string, in in
 		o.log.WarnContext(ctx, "an answer for an order that does not exist", "order", orderID, "input", in.what)
 		return nil
 	}
-	if next, _ := s.saga.On(in.what, false, in.reason); next == s.saga {
+	next, _ := s.saga.On(in.what, false, in.reason)
+	if next == s.saga && in.fact == nil {
 		return nil // late or repeated: it need not even be known what the order is
 	}
 	if err := o.fold(w, s); err != nil {
 		return err
+	}
+	if next == s.saga {
+		return o.append(w, s, in.fact(&s.order)...)
 	}
 	return o.advance(ctx, w, s, in)
 }
@@ -108,6 +116,8 @@ func (o *orders) act(w *unit.Work, s *stream, a checkout.Action, next checkout.C
 		return s.order.Cancel(in.by, next.Reason, in.note)
 	case checkout.MarkPaymentSettled:
 		return s.order.SettlePayment(in.refunded)
+	case checkout.MarkRefundRefused:
+		return s.order.RefuseVoid(in.refusal)
 	case checkout.MarkCancelled:
 		return s.order.FinishCancel()
 	default:

@@ -24,6 +24,10 @@
 // A return is settled when its units are on the shelf and its money went back, or the card provider has refused that
 // (refund_refused): then staff pay it back in another way.
 //
+// So it is on a way back: an order whose money the provider refuses to give back is rejected or cancelled all the same, with
+// its stock released and the mark refund_refused. The mark goes when payments has settled: when staff have written down
+// there that they paid it back outside the card.
+//
 // rejecting and cancelling are ways back: the payment is voided first, then the stock released, each only if it was
 // begun; the end is announced once both have answered. The saga that drives this is drawn in internal/checkout. Its
 // row is locked together with the head of the order's stream, so an answer finds the order either before or after
@@ -31,7 +35,7 @@
 //
 // Invariants:
 //   - an order that is cancelling or timed out is never confirmed afterwards, whatever arrives late, and
-//     holds no stock and no money at its end;
+//     holds no stock at its end, and no money unless it is marked refund_refused;
 //   - no order is both cancelled and dispatched;
 //   - no more units come back than went out, per product and price;
 //   - one order per reference, and one per version of a customer's cart;

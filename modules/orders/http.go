@@ -109,6 +109,7 @@ type Summary struct {
 	ReferenceTime *time.Time  `json:"reference_time,omitempty"`
 	Total         money.Money `json:"total"`
 	Refunded      money.Money `json:"refunded" doc:"Asked back by returns"`
+	RefundRefused bool        `json:"refund_refused,omitempty" doc:"It was rejected or cancelled, and the card provider did not give the money back: staff pay it in another way"`
 	LineCount     int64       `json:"line_count"`
 	Units         int64       `json:"units"`
 	ReturnedUnits int64       `json:"returned_units"`
@@ -178,7 +179,7 @@ func bodyOf(id string, o *order.Order) orderBody {
 		Summary: Summary{
 			ID: id, Version: o.Version, CustomerID: o.CustomerID, Status: string(o.Status), Reason: o.Reason, Fulfilment: string(o.Fulfilment),
 			ReturnState: string(o.ReturnState()), Settled: o.Settled(), PlacedBy: string(o.By), Reference: o.Reference, ReferenceTime: o.ReferenceTime,
-			Total: o.Total, Refunded: o.Refunded, LineCount: int64(len(o.Lines)), Units: units, ReturnedUnits: returned,
+			Total: o.Total, Refunded: o.Refunded, RefundRefused: o.RefundRefused, LineCount: int64(len(o.Lines)), Units: units, ReturnedUnits: returned,
 			PlacedAt: o.PlacedAt, UpdatedAt: o.UpdatedAt, ConfirmedAt: o.ConfirmedAt, DeliveredAt: o.DeliveredAt,
 		},
 		Carrier: o.Carrier, Tracking: o.Tracking, Address: addressOf(o.Private.Address), Note: o.Private.Notes[""],
@@ -218,7 +219,7 @@ func (v viewRow) summary() Summary {
 	return Summary{
 		ID: v.OrderID, Version: v.Version, CustomerID: v.CustomerID, Status: v.Status, Reason: v.Reason, Fulfilment: v.Fulfilment, ReturnState: v.ReturnState,
 		Settled: v.settled(), PlacedBy: v.PlacedBy, Reference: v.Reference, ReferenceTime: v.ReferenceTime, Total: money.Of(v.Total, v.Currency),
-		Refunded: money.Of(v.Refunded, v.Currency), LineCount: v.Lines, Units: v.Units, ReturnedUnits: v.ReturnedUnits,
+		Refunded: money.Of(v.Refunded, v.Currency), RefundRefused: v.RefundRefused, LineCount: v.Lines, Units: v.Units, ReturnedUnits: v.ReturnedUnits,
 		PlacedAt: v.PlacedAt, UpdatedAt: v.UpdatedAt, ConfirmedAt: v.ConfirmedAt, DeliveredAt: v.DeliveredAt,
 	}
 }

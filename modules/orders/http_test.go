@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/banyan-go/banyan/internal/identity"
+	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/moduletest"
 	"github.com/banyan-go/banyan/internal/money"
 	"github.com/banyan-go/banyan/modules/carts/cartsapi"
@@ -332,6 +333,80 @@ func TestRefundRefused(t *testing.T) {
 		}
 		if history := s.Do("GET", "/api/orders/"+o.ID+"/history", moduletest.Staff, nil); !strings.Contains(string(history.Body), `"type":"return_refund_refused"`) || !strings.Contains(string(history.Body), "account_closed") {
 			t.Errorf("the history does not tell it: %s", history.Body)
+		}
+	})
+}
+
+// TestVoidRefused: what the card provider does not give back keeps no order on its way back, and no units off the shelf.
+func TestVoidRefused(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		s := openShop(t, open, func(c *Config) { c.SnapshotEvery = 3 })
+		refusal := func(id, refund string) message.Event {
+			return paymentsapi.RefundRefused{OrderID: id, RefundID: refund, Amount: gbp(1664), Reason: "account_closed"}
+		}
+		same := func(id string) orderReply {
+			t.Helper()
+			var view, events orderReply
+			s.Do("GET", "/api/orders/"+id, moduletest.Staff, nil).Into(t, &view)
+			s.Do("GET", fmt.Sprintf("/api/orders/%s?version=%d", id, view.Version), moduletest.Staff, nil).Into(t, &events)
+			if diff := cmp.Diff(view, events); diff != "" {
+				t.Errorf("the read model and the events differ (-view +events):\n%s", diff)
+			}
+			before := s.rows("order_view")
+			if err := s.projections.Rebuild(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(s.rows("order_view"), before); diff != "" {
+				t.Errorf("after a rebuild (-got +want):\n%s", diff)
+			}
+			return view
+		}
+		for _, c := range []struct {
+			name, status string
+			begin        func(id string)
+		}{
+			{"cancelled", "cancelled", func(id string) {
+				s.confirm(id)
+				s.Deliver(t, refusal(id, "goodwill")) // not of the void: changes nothing
+				s.Do("POST", "/api/orders/"+id+"/cancel", ann, map[string]any{}).Want(t, 200)
+				s.Deliver(t, stopped(id))
+			}},
+			{"timed out", "rejected", func(id string) {
+				s.Deliver(t, reserved(id))
+				s.Advance(2*time.Hour + time.Second)
+			}},
+		} {
+			id := s.jars().ID
+			c.begin(id)
+			s.Deliver(t, refusal(id, "void"), refusal(id, "void"))
+			if got := same(id); got.Settled || !got.RefundRefused || !slices.Contains(s.sent(id), "inventory.release") {
+				t.Errorf("%s, with units to come: %+v after %v", c.name, got, s.sent(id))
+			}
+			s.Deliver(t, released(id))
+			if got := same(id); got.Status != c.status || !got.Settled || !got.RefundRefused {
+				t.Errorf("%s: %+v", c.name, got)
+			}
+			// Staff pay it back in another way.
+			s.Deliver(t, settled(id), settled(id))
+			if got := same(id); got.Status != c.status || !got.Settled || got.RefundRefused {
+				t.Errorf("%s, and paid back: %+v", c.name, got)
+			}
+			history := string(s.Do("GET", "/api/orders/"+id+"/history", moduletest.Staff, nil).Body)
+			if strings.Count(history, `"type":"refund_refused"`) != 1 || strings.Count(history, `"type":"payment_settled"`) != 1 || !strings.Contains(history, "account_closed") {
+				t.Errorf("%s: the history is %s", c.name, history)
+			}
+			if !slices.Contains(s.sent(id), "orders.order_"+c.status) || s.DeadLetters() != 0 {
+				t.Errorf("%s: %d dead letters after %v", c.name, s.DeadLetters(), s.sent(id))
+			}
+		}
+		// It may be paid back before the units are on the shelf.
+		id := s.jars().ID
+		s.Deliver(t, reserved(id))
+		s.Do("POST", "/api/orders/"+id+"/cancel", ann, map[string]any{}).Want(t, 200)
+		s.Deliver(t, refusal(id, "void"), settled(id), released(id))
+		if got := same(id); got.Status != "cancelled" || got.RefundRefused {
+			t.Errorf("paid back at once: %+v", got)
 		}
 	})
 }

@@ -76,6 +76,7 @@ type orderReply struct {
 	PlacedBy                                        string `json:"placed_by"`
 	Version                                         int64
 	Settled                                         bool
+	RefundRefused                                   bool `json:"refund_refused"`
 	Total, Refunded                                 money.Money
 	Address                                         *addressBody
 	Lines                                           []struct {

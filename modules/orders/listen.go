@@ -41,7 +41,9 @@ func (o *orders) onPaymentDeclined(ctx context.Context, w *unit.Work, e payments
 }
 
 func (o *orders) onPaymentSettled(ctx context.Context, w *unit.Work, e paymentsapi.PaymentSettled) error {
-	return o.answer(ctx, w, e.OrderID, input{what: checkout.Settled, refunded: e.Refunded})
+	return o.answer(ctx, w, e.OrderID, input{
+		what: checkout.Settled, refunded: e.Refunded, fact: func(x *order.Order) []order.Event { return x.PayBack(e.Refunded) },
+	})
 }
 
 // record appends what is a fact, if it is news to the order.
@@ -65,7 +67,9 @@ func (o *orders) onPaymentRefunded(ctx context.Context, w *unit.Work, e payments
 }
 
 func (o *orders) onRefundRefused(ctx context.Context, w *unit.Work, e paymentsapi.RefundRefused) error {
-	return o.record(ctx, w, e.OrderID, func(x *order.Order) []order.Event { return x.RefuseRefund(e.RefundID, e.Reason) })
+	return o.answer(ctx, w, e.OrderID, input{
+		what: checkout.RefundRefused, refusal: e.Reason, fact: func(x *order.Order) []order.Event { return x.RefuseRefund(e.RefundID, e.Reason) },
+	})
 }
 
 func (o *orders) onStockReturned(ctx context.Context, w *unit.Work, e inventoryapi.StockReturned) error {

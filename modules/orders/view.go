@@ -27,6 +27,7 @@ type viewRow struct {
 	Currency      string
 	Total         int64
 	Refunded      int64
+	RefundRefused bool
 	Lines         int64
 	Units         int64
 	ReturnedUnits int64
@@ -41,7 +42,7 @@ type viewRow struct {
 }
 
 // viewColumns are the columns of a viewRow, in its order.
-const viewColumns = "order_id, version, customer_id, status, reason, fulfilment, return_state, placed_by, reference, reference_time, currency, total, refunded, " +
+const viewColumns = "order_id, version, customer_id, status, reason, fulfilment, return_state, placed_by, reference, reference_time, currency, total, refunded, refund_refused, " +
 	"lines, units, returned_units, open_returns, carrier, tracking, personal, placed_at, updated_at, confirmed_at, delivered_at"
 
 // lineRow is a line of an order in the read model.
@@ -83,7 +84,7 @@ func viewOf(id string, o *order.Order) (viewRow, error) {
 	return viewRow{
 		OrderID: id, Version: o.Version, CustomerID: o.CustomerID, Status: string(o.Status), Reason: o.Reason, Fulfilment: string(o.Fulfilment),
 		ReturnState: string(o.ReturnState()), PlacedBy: string(o.By), Reference: o.Reference, ReferenceTime: o.ReferenceTime,
-		Currency: o.Total.Currency, Total: o.Total.Amount, Refunded: o.Refunded.Amount, Lines: int64(len(o.Lines)), Units: units,
+		Currency: o.Total.Currency, Total: o.Total.Amount, Refunded: o.Refunded.Amount, RefundRefused: o.RefundRefused, Lines: int64(len(o.Lines)), Units: units,
 		ReturnedUnits: returned, OpenReturns: o.OpenReturns(), Carrier: o.Carrier, Tracking: o.Tracking, Personal: personal,
 		PlacedAt: o.PlacedAt, UpdatedAt: o.UpdatedAt, ConfirmedAt: o.ConfirmedAt, DeliveredAt: o.DeliveredAt,
 	}, nil
@@ -98,9 +99,9 @@ func project(w *unit.Work, s *stream, was int64, events []order.Event) error {
 	if err != nil {
 		return err
 	}
-	done := w.DB.Exec(`UPDATE order_view SET version = ?, status = ?, reason = ?, fulfilment = ?, return_state = ?, refunded = ?, returned_units = ?, open_returns = ?,
+	done := w.DB.Exec(`UPDATE order_view SET version = ?, status = ?, reason = ?, fulfilment = ?, return_state = ?, refunded = ?, refund_refused = ?, returned_units = ?, open_returns = ?,
 		carrier = ?, tracking = ?, personal = ?, updated_at = ?, confirmed_at = ?, delivered_at = ? WHERE order_id = ? AND version = ?`,
-		v.Version, v.Status, v.Reason, v.Fulfilment, v.ReturnState, v.Refunded, v.ReturnedUnits, v.OpenReturns,
+		v.Version, v.Status, v.Reason, v.Fulfilment, v.ReturnState, v.Refunded, v.RefundRefused, v.ReturnedUnits, v.OpenReturns,
 		v.Carrier, v.Tracking, v.Personal, v.UpdatedAt, v.ConfirmedAt, v.DeliveredAt, v.OrderID, was)
 	if done.Error != nil {
 		return fmt.Errorf("view of order %s: %w", s.id, done.Error)
@@ -154,7 +155,7 @@ const (
 	lineWidth     = 7
 	returnColumns = "return_id, order_id, position, made_by, lines, currency, refund, refunded, refund_refused, restocked, note, at"
 	returnWidth   = 12
-	viewWidth     = 24
+	viewWidth     = 25
 )
 
 func lineArgs(id string, i int, l order.Line) []any {
@@ -176,7 +177,7 @@ func insertView(db *gorm.DB, id string, o *order.Order) error {
 		return err
 	}
 	err = insert(db, "order_view ("+viewColumns+")", viewWidth, []any{
-		v.OrderID, v.Version, v.CustomerID, v.Status, v.Reason, v.Fulfilment, v.ReturnState, v.PlacedBy, v.Reference, v.ReferenceTime, v.Currency, v.Total, v.Refunded,
+		v.OrderID, v.Version, v.CustomerID, v.Status, v.Reason, v.Fulfilment, v.ReturnState, v.PlacedBy, v.Reference, v.ReferenceTime, v.Currency, v.Total, v.Refunded, v.RefundRefused,
 		v.Lines, v.Units, v.ReturnedUnits, v.OpenReturns, v.Carrier, v.Tracking, v.Personal, v.PlacedAt, v.UpdatedAt, v.ConfirmedAt, v.DeliveredAt})
 	if err != nil {
 		return fmt.Errorf("view of order %s: %w", id, err)

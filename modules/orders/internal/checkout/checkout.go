@@ -9,11 +9,13 @@
 //	    |                       |    |  expired,           |
 //	    |                       |    |  cancel             | goods stopped
 //	    |                       +----|----> voiding <------+
-//	    |                            |         | settled
+//	    |                            |         | settled, refund refused
 //	    +----------------------------+----> releasing --released--> rejected | cancelled
 //
 // The way back undoes what was begun, last step first: the payment (voiding), then the reservation (releasing). A
 // step whose answer is out is begun: its undoing is asked for and answered whether or not there was anything to undo.
+// Money that the card provider refuses to give back does not keep the units from the shelf: the order ends with a mark, and
+// staff pay it back in another way.
 //
 // From its confirmation on an order may leave at any moment, and only shipping knows whether it has. So it is stopping first: shipping
 // keeps the goods here, and from then on nothing turns the way back around; or they have left, and the order stays what it is.
@@ -60,6 +62,7 @@ const (
 	Captured      Input = "payment_captured"
 	Declined      Input = "payment_declined"
 	Settled       Input = "payment_settled"
+	RefundRefused Input = "refund_refused"
 	GoodsStopped  Input = "goods_stopped"
 	GoodsLeft     Input = "goods_left"
 	TimeOut       Input = "time_out"
@@ -85,6 +88,7 @@ const (
 	MarkCancelRefused   Action = "mark_cancel_refused"
 	MarkCancelling      Action = "mark_cancelling"
 	MarkPaymentSettled  Action = "mark_payment_settled"
+	MarkRefundRefused   Action = "mark_refund_refused"
 	MarkCancelled       Action = "mark_cancelled"
 )
 
@@ -148,14 +152,17 @@ func (c Checkout) On(in Input, fixed bool, reason string) (Checkout, []Action) {
 			return Checkout{State: Confirmed}, []Action{MarkCancelRefused}
 		}
 	case Voiding:
-		if in != Settled {
+		mark := MarkPaymentSettled
+		if in == RefundRefused {
+			mark = MarkRefundRefused
+		} else if in != Settled {
 			break
 		}
 		if fixed && c.Goal == ToCancel {
 			// The goods left although shipping had stopped them: there is nothing to put on the shelf.
-			return Checkout{Cancelled, c.Goal, c.Reason}, []Action{MarkPaymentSettled, MarkCancelled}
+			return Checkout{Cancelled, c.Goal, c.Reason}, []Action{mark, MarkCancelled}
 		}
-		return Checkout{Releasing, c.Goal, c.Reason}, []Action{MarkPaymentSettled, Release}
+		return Checkout{Releasing, c.Goal, c.Reason}, []Action{mark, Release}
 	case Releasing:
 		if in != StockReleased {
 			break

@@ -42,6 +42,11 @@ func TestSteps(t *testing.T) {
 			[]Action{MarkReserved, Charge, MarkConfirmed, Commit, MarkCancelRequested, Stop, MarkCancelRefused}},
 		{"cancel while being rejected", []Input{StockReserved, TimeOut, Cancel, Settled, StockReleased}, Rejected, reasonTimedOut,
 			[]Action{MarkReserved, Charge, MarkRejecting, Void, MarkPaymentSettled, Release, MarkRejected}},
+		{"cancel, and the money does not go back", []Input{StockReserved, Captured, Cancel, RefundRefused, GoodsStopped, RefundRefused, RefundRefused, StockReleased, Settled}, Cancelled, "why",
+			[]Action{MarkReserved, Charge, MarkConfirmed, Commit, MarkCancelRequested, Stop, MarkCancelling, Void, MarkRefundRefused, Release, MarkCancelled}},
+		{"time-out, and the money does not go back", []Input{StockReserved, TimeOut, RefundRefused, Settled, StockReleased}, Rejected, reasonTimedOut,
+			[]Action{MarkReserved, Charge, MarkRejecting, Void, MarkRefundRefused, Release, MarkRejected}},
+		{"a refund is refused while nothing goes back", []Input{StockReserved, Captured, RefundRefused}, Confirmed, "", []Action{MarkReserved, Charge, MarkConfirmed, Commit}},
 		{"time-out while being cancelled", []Input{Cancel, TimeOut, StockReleased}, Cancelled, "why", []Action{MarkCancelling, Release, MarkCancelled}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -68,9 +73,11 @@ func TestGoodsThatLeftAreNotCalledBack(t *testing.T) {
 	if next, do := (Checkout{State: Confirmed}).On(Cancel, true, "why"); next.State != Confirmed || do != nil {
 		t.Errorf("a shipped order became %s (%v)", next.State, do)
 	}
-	next, do := (Checkout{State: Voiding, Goal: ToCancel}).On(Settled, true, "")
-	if next.State != Cancelled || slices.Contains(do, Release) {
-		t.Errorf("an order that left while it was cancelled became %s (%v): its units are not on the shelf", next.State, do)
+	for _, in := range []Input{Settled, RefundRefused} {
+		next, do := (Checkout{State: Voiding, Goal: ToCancel}).On(in, true, "")
+		if next.State != Cancelled || slices.Contains(do, Release) {
+			t.Errorf("an order that left while it was cancelled became %s (%v): its units are not on the shelf", next.State, do)
+		}
 	}
 }
 
@@ -83,7 +90,7 @@ type world struct {
 	fromStock, fromPayment, fromShipping []Input  // answers, each queue in order
 
 	stock     string // "", held, expired, committed, released
-	payment   string // "", pending, captured, declined, settled
+	payment   string // "", pending, captured, declined, refused, settled
 	shipment  string // "", pending, dispatched, stopped
 	voided    bool
 	left      bool // as far as orders knows
@@ -178,14 +185,19 @@ func (w *world) stockTakes(t *rapid.T) {
 }
 
 // paymentTakes is payments handling its next command.
-func (w *world) paymentTakes() {
+func (w *world) paymentTakes(t *rapid.T) {
 	a := w.toPayment[0]
 	w.toPayment = w.toPayment[1:]
 	w.log = append(w.log, "("+string(a)+")")
 	switch {
 	case a == Void:
 		w.voided = true
-		if w.payment != "pending" {
+		switch {
+		case w.payment == "pending":
+		case w.payment == "captured" && rapid.Bool().Draw(t, "refund refused"):
+			w.payment = "refused"
+			w.fromPayment = append(w.fromPayment, RefundRefused)
+		default:
 			w.payment = "settled"
 			w.fromPayment = append(w.fromPayment, Settled)
 		}
@@ -198,6 +210,9 @@ func (w *world) paymentTakes() {
 func (w *world) provider(t *rapid.T) {
 	captured := rapid.Bool().Draw(t, "captured")
 	switch {
+	case w.voided && captured && rapid.Bool().Draw(t, "refund refused"):
+		w.payment = "refused"
+		w.fromPayment = append(w.fromPayment, RefundRefused)
 	case w.voided:
 		w.payment = "settled" // what was captured is refunded by payments itself
 		w.fromPayment = append(w.fromPayment, Settled)
@@ -219,7 +234,7 @@ func TestWhateverTheOrder(t *testing.T) {
 	property := func(t *rapid.T) {
 		w := &world{saga: Checkout{State: Reserving}, toStock: []Action{"reserve"}}
 		timeOut, cancels := rapid.Bool().Draw(t, "time-out"), rapid.IntRange(0, 2).Draw(t, "cancels")
-		expires, dispatches := rapid.Bool().Draw(t, "expires"), rapid.Bool().Draw(t, "dispatches")
+		expires, dispatches, staff := rapid.Bool().Draw(t, "expires"), rapid.Bool().Draw(t, "dispatches"), rapid.Bool().Draw(t, "staff")
 		for {
 			var can []string
 			add := func(what string, possible bool) {
@@ -233,6 +248,7 @@ func TestWhateverTheOrder(t *testing.T) {
 			add("dispatch", w.shipment == "pending" && dispatches)
 			add("from shipping", len(w.fromShipping) > 0)
 			add("provider", w.payment == "pending")
+			add("staff", w.payment == "refused" && staff)
 			add("from stock", len(w.fromStock) > 0)
 			add("from payment", len(w.fromPayment) > 0)
 			add("time-out", timeOut)
@@ -245,7 +261,10 @@ func TestWhateverTheOrder(t *testing.T) {
 			case "stock":
 				w.stockTakes(t)
 			case "payment":
-				w.paymentTakes()
+				w.paymentTakes(t)
+			case "staff": // pay back what the provider refused to
+				w.payment = "settled"
+				w.fromPayment = append(w.fromPayment, Settled)
 			case "shipping":
 				w.shippingTakes(t)
 			case "dispatch":
@@ -321,7 +340,7 @@ func TestWhateverTheOrder(t *testing.T) {
 // answered way back ends.
 func TestOutOfContract(t *testing.T) {
 	t.Parallel()
-	all := []Input{StockReserved, StockRefused, StockExpired, StockReleased, Captured, Declined, Settled, GoodsStopped, GoodsLeft, TimeOut, Cancel}
+	all := []Input{StockReserved, StockRefused, StockExpired, StockReleased, Captured, Declined, Settled, RefundRefused, GoodsStopped, GoodsLeft, TimeOut, Cancel}
 	rapid.Check(t, func(t *rapid.T) {
 		saga := Checkout{State: Reserving}
 		off := false

@@ -197,6 +197,22 @@ func (o *Order) SettlePayment(refunded money.Money) ([]Event, error) {
 	return []Event{PaymentSettled{Refunded: refunded}}, nil
 }
 
+// RefuseVoid records on the way back that the money does not go back by itself.
+func (o *Order) RefuseVoid(reason string) ([]Event, error) {
+	if o.Status != StatusCancelling && o.Status != StatusRejecting {
+		return nil, o.cannot("be settled")
+	}
+	return []Event{RefundRefused{Reason: reason}}, nil
+}
+
+// PayBack records that money which did not go back by itself has gone back; nothing for an order of which none is missing.
+func (o *Order) PayBack(refunded money.Money) []Event {
+	if !o.RefundRefused {
+		return nil
+	}
+	return []Event{PaymentSettled{Refunded: refunded}}
+}
+
 // FinishCancel ends a cancelled order, once nothing is held any more.
 func (o *Order) FinishCancel() ([]Event, error) {
 	if o.Status != StatusCancelling {

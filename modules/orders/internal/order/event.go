@@ -102,6 +102,12 @@ type PaymentSettled struct {
 	Refunded money.Money `json:"refunded"`
 }
 
+// RefundRefused: on the way back, the card provider does not give the money back. PaymentSettled follows when staff have paid
+// it back in another way.
+type RefundRefused struct {
+	Reason string `json:"reason"`
+}
+
 // Cancelled: nothing is held any more.
 type Cancelled struct{}
 
@@ -151,6 +157,7 @@ func (CancellationRequested) Kind() string { return "cancellation_requested" }
 func (CancellationRefused) Kind() string   { return "cancellation_refused" }
 func (CancellationBegun) Kind() string     { return "cancellation_begun" }
 func (PaymentSettled) Kind() string        { return "payment_settled" }
+func (RefundRefused) Kind() string         { return "refund_refused" }
 func (Cancelled) Kind() string             { return "cancelled" }
 func (Dispatched) Kind() string            { return "dispatched" }
 func (Delivered) Kind() string             { return "delivered" }
@@ -217,6 +224,8 @@ func Decode(kind string, body, personal []byte) (Event, error) {
 		return e, err
 	case PaymentSettled{}.Kind():
 		return read[PaymentSettled](kind, body)
+	case RefundRefused{}.Kind():
+		return read[RefundRefused](kind, body)
 	case Cancelled{}.Kind():
 		return read[Cancelled](kind, body)
 	case Dispatched{}.Kind():

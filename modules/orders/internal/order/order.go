@@ -73,7 +73,8 @@ type Order struct {
 	By            Actor       `json:"by"`
 	Lines         []Line      `json:"lines"`
 	Total         money.Money `json:"total"`
-	Refunded      money.Money `json:"refunded"` // asked back by returns
+	Refunded      money.Money `json:"refunded"`                 // asked back by returns
+	RefundRefused bool        `json:"refund_refused,omitempty"` // the way back left money that does not go back by itself: staff see to it
 	Returns       []Return    `json:"returns,omitempty"`
 	CartVersion   int64       `json:"cart_version,omitempty"`
 	Reference     string      `json:"reference,omitempty"`
@@ -117,6 +118,10 @@ func (o *Order) Apply(e Event, at time.Time) {
 	case CancellationBegun:
 		o.Status, o.Reason, o.CancelBy = StatusCancelling, e.Reason, e.By
 		o.note("", e.Personal.Note)
+	case RefundRefused:
+		o.RefundRefused = true
+	case PaymentSettled:
+		o.RefundRefused = false
 	case Cancelled:
 		o.Status = StatusCancelled
 	case Dispatched:

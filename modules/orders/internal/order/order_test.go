@@ -52,6 +52,8 @@ func TestOrder(t *testing.T) {
 	cancelling := CancellationBegun{By: ByCustomer, Reason: CancelledByCustomer, Personal: Personal{Note: "changed my mind"}}
 	requested := CancellationRequested{By: ByCustomer, Reason: CancelledByCustomer, Personal: Personal{Note: "changed my mind"}}
 	begun := CancellationBegun{By: ByCustomer, Reason: CancelledByCustomer}
+	refuseVoid := func(o *Order) ([]Event, error) { return o.RefuseVoid("closed") }
+	payBack := facts(func(o *Order) []Event { return o.PayBack(gbp(1914)) })
 	for _, c := range []struct {
 		name  string
 		given []Event
@@ -85,6 +87,11 @@ func TestOrder(t *testing.T) {
 		{name: "an order that may be cancelled has nothing to return", given: confirmed(requested), when: takeBack(ByStaff, units(jar, 1)), fails: errs.Conflict},
 		{name: "an order whose cancellation was refused comes back", given: confirmed(requested, CancellationRefused{}), when: takeBack(ByStaff, units(jar, 4)),
 			then: []Event{Returned{ReturnID: "r2", By: ByStaff, Lines: []Line{named(jar, 4)}, Refund: gbp(416), Personal: Personal{Note: "broken"}}}},
+		{name: "the money does not go back", given: confirmed(requested, begun), when: refuseVoid, then: []Event{RefundRefused{Reason: "closed"}}},
+		{name: "the money of an order that goes on stays", given: confirmed(), when: refuseVoid, fails: errs.Conflict},
+		{name: "staff pay it back", given: confirmed(requested, begun, RefundRefused{}, Cancelled{}), when: payBack, then: []Event{PaymentSettled{Refunded: gbp(1914)}}},
+		{name: "and is told once, too", given: confirmed(requested, begun, RefundRefused{}, Cancelled{}, PaymentSettled{}), when: payBack},
+		{name: "what went back by itself is not paid back", given: confirmed(requested, begun, PaymentSettled{}, Cancelled{}), when: payBack},
 		{name: "cancelling twice is cancelling once", given: confirmed(cancelling), when: cancel},
 		{name: "a cancelled order is cancelled", given: confirmed(cancelling, Cancelled{}), when: cancel},
 		{name: "a rejected order is not cancelled", given: []Event{placed, Rejected{Reason: OutOfStock}}, when: cancel, fails: errs.Conflict},
@@ -256,7 +263,7 @@ func TestEventsSurviveTheStore(t *testing.T) {
 		Placed{CustomerID: "c1", By: ByStaff, Lines: []Line{jar}, Total: gbp(1040), CartVersion: 3, Reference: "536365", ReferenceTime: &at, Personal: Personal{Address: &Address{Name: "Ann"}}},
 		Reserved{}, Confirmed{PaymentID: "p"}, RejectionBegun{Reason: TimedOut}, Rejected{Reason: TimedOut},
 		CancellationRequested{By: ByCustomer, Reason: CancelledByCustomer, Personal: Personal{Note: "n"}}, CancellationRefused{}, ReturnRefundRefused{"r", "closed"},
-		CancellationBegun{By: ByShop, Reason: ReservationExpired, Personal: Personal{Note: "n"}}, PaymentSettled{Refunded: gbp(1)}, Cancelled{},
+		CancellationBegun{By: ByShop, Reason: ReservationExpired, Personal: Personal{Note: "n"}}, PaymentSettled{Refunded: gbp(1)}, RefundRefused{Reason: "closed"}, Cancelled{},
 		Dispatched{ShipmentID: "s", Carrier: "c", Tracking: "t"}, Delivered{ShipmentID: "s"},
 		Returned{ReturnID: "r", By: ByStaff, Lines: []Line{jar}, Refund: gbp(5), Personal: Personal{Note: "n"}}, ReturnRefunded{"r"}, ReturnRestocked{"r"},
 	}
