@@ -1,6 +1,7 @@
 package prove
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -90,6 +91,12 @@ type OrderBook struct {
 	Events                                                      []string // kinds, by version
 	Versions                                                    []int64  // of the events
 	Waited                                                      time.Duration
+}
+
+// owed says whether the order is off and its money did not go back by itself.
+func (o OrderBook) owed() bool {
+	refused := slices.Index(o.Events, "refund_refused")
+	return refused >= 0 && !slices.Contains(o.Events[refused:], "payment_settled")
 }
 
 // ReturnBook is a return as orders has it.

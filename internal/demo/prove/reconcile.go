@@ -143,10 +143,15 @@ func (r *reconciliation) payments() {
 				continue
 			}
 		}
-		if held := p.Captured - p.Refunded; held != want {
+		// What the card provider refused to give back is held until staff pay it back in another way.
+		held, owed := p.Captured-p.Refunded, o.owed()
+		switch {
+		case owed && held == 0:
+			r.say(Lost, "news of a payment", o.ID, "nothing is held any more, and the order says that a refund was refused")
+		case !owed && held != want:
 			r.count("money of an order", o.ID, held, want, "the order is "+o.Status)
 		}
-		if p.State == "pending" || p.State == "voiding" || p.Refunding != 0 {
+		if p.State == "pending" || p.State == "voiding" && !owed || p.Refunding != 0 {
 			r.say(Stuck, "payment", o.ID, "it is %s, with %d on its way back", p.State, p.Refunding)
 		}
 	}

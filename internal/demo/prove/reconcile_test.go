@@ -73,8 +73,20 @@ func sound() (*Told, Books) {
 	return told, b
 }
 
+// refused is the world in which the provider does not give the money of o2 back.
+func refused(_ *Told, b *Books) {
+	b.Orders[1].Events[3] = "refund_refused"
+	b.Payments[1].State, b.Payments[1].Refunded = "voiding", 0
+	b.Entries, b.Provider[3].Approved, b.Reports.Payments["o2"] = b.Entries[:3], false, 450
+}
+
 func TestSoundWorld(t *testing.T) {
 	t.Parallel()
+	told, books := sound()
+	refused(told, &books)
+	if found := reconcile(told, books); len(found) > 0 {
+		t.Errorf("in a world in which a refund was refused: %v", found)
+	}
 	if found := reconcile(sound()); len(found) > 0 {
 		t.Errorf("in a world in which all ledgers agree: %v", found)
 	}
@@ -113,6 +125,8 @@ func TestReconcileFinds(t *testing.T) {
 		{"an order is paid for twice", func(_ *Told, b *Books) { b.Payments = append(b.Payments, PaymentBook{ID: "p9", Order: "o1"}) }, Doubled, "payment"},
 		{"too little money", func(_ *Told, b *Books) { b.Payments[0].Captured-- }, Lost, "money of an order"},
 		{"a cancelled order keeps money", func(_ *Told, b *Books) { b.Payments[1].Refunded = 0 }, Doubled, "money of an order"},
+		{"a cancelled order does not hear that it was paid back", func(t *Told, b *Books) { refused(t, b); b.Payments[1].Refunded = 450 }, Lost, "news of a payment"},
+		{"a cancelled order does not say that a refund was refused", func(t *Told, b *Books) { refused(t, b); b.Orders[1].Events[3] = "payment_settled" }, Doubled, "money of an order"},
 		{"a refund twice", func(_ *Told, b *Books) { b.Payments[0].Refunded += 450 }, Lost, "money of an order"},
 		{"a payment that does not end", func(_ *Told, b *Books) { b.Payments[2].State = "pending" }, Stuck, "payment"},
 		{"money on its way", func(_ *Told, b *Books) { b.Payments[0].Refunding = 1 }, Stuck, "payment"},
