@@ -49,7 +49,7 @@ type productPriceBody struct {
 func (b productPriceBody) money() money.Money { return money.Of(b.Amount, b.Currency) }
 
 type productDraftBody struct {
-	SKU         string           `json:"sku" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$" example:"85123A"`
+	SKU         string           `json:"sku" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9_-])?$" example:"85123A"`
 	Name        string           `json:"name" minLength:"1" maxLength:"200"`
 	Description string           `json:"description,omitempty" maxLength:"4000"`
 	Categories  []string         `json:"categories,omitempty" maxItems:"20" doc:"Short names"`

@@ -63,7 +63,7 @@ type Availability struct {
 }
 
 type skuInput struct {
-	SKU string `path:"sku" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"`
+	SKU string `path:"sku" maxLength:"64" pattern:"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9_-])?$"`
 }
 
 func (s *service) getStock(ctx context.Context, in *skuInput) (*rest.Answer[Availability], error) {
@@ -88,7 +88,7 @@ func missing(err error, thing string) error {
 
 // DeliveryLine is a number of units of a product that arrived.
 type DeliveryLine struct {
-	SKU      string `json:"sku" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"`
+	SKU      string `json:"sku" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9_-])?$"`
 	Quantity int64  `json:"quantity" minimum:"1" maximum:"1000000"`
 }
 
@@ -124,7 +124,7 @@ func (s *service) postDelivery(ctx context.Context, in *deliveryInput) (*rest.An
 }
 
 type adjustmentInput struct {
-	SKU  string `path:"sku" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"`
+	SKU  string `path:"sku" maxLength:"64" pattern:"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9_-])?$"`
 	Body struct {
 		Delta  int64  `json:"delta" minimum:"-1000000" maximum:"1000000" doc:"Units found (positive) or missing (negative); not 0"`
 		Reason string `json:"reason" minLength:"1" maxLength:"200"`
@@ -150,7 +150,7 @@ type Movement struct {
 }
 
 type movementsInput struct {
-	SKU string `path:"sku" maxLength:"64" pattern:"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"`
+	SKU string `path:"sku" maxLength:"64" pattern:"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9_-])?$"`
 	rest.Page
 }
 

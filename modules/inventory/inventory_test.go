@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -355,6 +356,10 @@ func TestAdjustmentsAndViews(t *testing.T) {
 		post("nothing", 1, 404)
 		post("a", 0, 422)
 		post("b", 2_000_000, 422)
+		for _, sku := range []string{"a.", "a "} { // no route would reach it
+			h.Do("POST", "/api/inventory/deliveries", moduletest.Staff, map[string]any{"lines": []map[string]any{{"sku": sku, "quantity": 1}}}).Want(t, 422)
+			h.Do("GET", "/api/inventory/"+url.PathEscape(sku), moduletest.Staff, nil).Want(t, 422)
+		}
 		if got := stockOf(t, h)["a"]; got.OnHand != 4 || got.Reserved != 4 {
 			t.Errorf("got %+v", got)
 		}

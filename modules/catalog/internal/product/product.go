@@ -44,7 +44,8 @@ type Product struct {
 }
 
 var (
-	skuForm      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$`)
+	// The gateway takes no part of a path that ends with a dot, and a blank at the end is lost on the way too easily.
+	skuForm      = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9_-])?$`)
 	slugForm     = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
 	currencyForm = regexp.MustCompile(`^[A-Z]{3}$`)
 )
@@ -58,7 +59,7 @@ func ParseSKU(text string) (string, error) {
 		}
 	}
 	if !skuForm.MatchString(text) {
-		return "", errs.New(errs.Invalid, "a SKU has 1 to 64 letters, digits, blanks, dots, dashes or underscores and begins with a letter or digit")
+		return "", errs.New(errs.Invalid, "a SKU has 1 to 64 letters, digits, blanks, dots, dashes or underscores, begins with a letter or digit and does not end with a blank or dot")
 	}
 	return text, nil
 }
@@ -119,8 +120,10 @@ func New(draft Product, currency string) (Product, error) {
 	return p, nil
 }
 
-// reserved says whether a path with the SKU in it would reach another route.
-func reserved(sku string) bool { return sku == "report" || sku == "batch" }
+// reserved says whether a path with the SKU in it would reach another route, here or in the inventory.
+func reserved(sku string) bool {
+	return slices.Contains([]string{"report", "batch", "deliveries", "reservations", "reports"}, sku)
+}
 
 // Same says whether o offers the same as p: everything but the version.
 func (p Product) Same(o Product) bool {
