@@ -94,7 +94,7 @@ type DeliveryLine struct {
 
 type deliveryInput struct {
 	Body struct {
-		Reference string         `json:"reference,omitempty" maxLength:"100" doc:"The supplier's number; a delivery counts once per reference"`
+		Reference string         `json:"reference,omitempty" maxLength:"100" pattern:"^\\P{Cc}*$" patternDescription:"text on one line, without control characters" doc:"The supplier's number; a delivery counts once per reference"`
 		Lines     []DeliveryLine `json:"lines" minItems:"1" maxItems:"1000" doc:"Lines of the same product are added up"`
 	}
 }
@@ -127,7 +127,7 @@ type adjustmentInput struct {
 	SKU  string `path:"sku" maxLength:"64" pattern:"^[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9_-])?$"`
 	Body struct {
 		Delta  int64  `json:"delta" minimum:"-1000000" maximum:"1000000" doc:"Units found (positive) or missing (negative); not 0"`
-		Reason string `json:"reason" minLength:"1" maxLength:"200"`
+		Reason string `json:"reason" minLength:"1" maxLength:"200" pattern:"^[\\P{Cc}\\r\\n\\t]*$" patternDescription:"text without control characters"`
 	}
 }
 

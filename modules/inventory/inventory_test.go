@@ -356,6 +356,8 @@ func TestAdjustmentsAndViews(t *testing.T) {
 		post("nothing", 1, 404)
 		post("a", 0, 422)
 		post("b", 2_000_000, 422)
+		h.Do("POST", "/api/inventory/deliveries", moduletest.Staff, map[string]any{"reference": "d\x1b", "lines": []map[string]any{{"sku": "a", "quantity": 1}}}).Want(t, 422)
+		h.Do("POST", "/api/inventory/a/adjustments", moduletest.Staff, map[string]any{"delta": -1, "reason": "lost\x07"}).Want(t, 422)
 		for _, sku := range []string{"a.", "a "} { // no route would reach it
 			h.Do("POST", "/api/inventory/deliveries", moduletest.Staff, map[string]any{"lines": []map[string]any{{"sku": sku, "quantity": 1}}}).Want(t, 422)
 			h.Do("GET", "/api/inventory/"+url.PathEscape(sku), moduletest.Staff, nil).Want(t, 422)

@@ -22,11 +22,11 @@ type placeLine struct {
 }
 
 type addressBody struct {
-	Name    string `json:"name,omitempty" maxLength:"200"`
-	Street  string `json:"street,omitempty" maxLength:"200"`
-	City    string `json:"city,omitempty" maxLength:"200"`
-	Zip     string `json:"zip,omitempty" maxLength:"20"`
-	Country string `json:"country,omitempty" maxLength:"60"`
+	Name    string `json:"name,omitempty" maxLength:"200" pattern:"^\\P{Cc}*$" patternDescription:"text on one line, without control characters"`
+	Street  string `json:"street,omitempty" maxLength:"200" pattern:"^\\P{Cc}*$" patternDescription:"text on one line, without control characters"`
+	City    string `json:"city,omitempty" maxLength:"200" pattern:"^\\P{Cc}*$" patternDescription:"text on one line, without control characters"`
+	Zip     string `json:"zip,omitempty" maxLength:"20" pattern:"^\\P{Cc}*$" patternDescription:"text on one line, without control characters"`
+	Country string `json:"country,omitempty" maxLength:"60" pattern:"^\\P{Cc}*$" patternDescription:"text on one line, without control characters"`
 }
 
 func (a *addressBody) rule() *order.Address {
@@ -51,7 +51,7 @@ type placeInput struct {
 		ExpectedTotal *money.Money `json:"expected_total,omitempty" doc:"Refuse the order if it costs anything else"`
 		Card          string       `json:"card" pattern:"^tok_[a-z0-9_]{1,64}$" maxLength:"68" doc:"Token of the card that pays" example:"tok_visa"`
 		Address       *addressBody `json:"address,omitempty"`
-		Reference     string       `json:"reference,omitempty" maxLength:"64" doc:"Staff only: number of the order in another system; no two orders have the same"`
+		Reference     string       `json:"reference,omitempty" maxLength:"64" pattern:"^\\P{Cc}*$" patternDescription:"text on one line, without control characters" doc:"Staff only: number of the order in another system; no two orders have the same"`
 		ReferenceTime *time.Time   `json:"reference_time,omitempty" doc:"Staff only: time of the order in another system, for information"`
 	}
 }
@@ -64,7 +64,7 @@ type ByID struct {
 type cancelInput struct {
 	ByID
 	Body struct {
-		Reason string `json:"reason,omitempty" maxLength:"500" doc:"In your own words"`
+		Reason string `json:"reason,omitempty" maxLength:"500" pattern:"^[\\P{Cc}\\r\\n\\t]*$" patternDescription:"text without control characters" doc:"In your own words"`
 	}
 }
 
@@ -77,7 +77,7 @@ type returnInput struct {
 			Price    money.Money `json:"price" doc:"Of one unit, as in the order: SKU and price name its line"`
 			Quantity int64       `json:"quantity" minimum:"1" maximum:"1000000"`
 		} `json:"lines" minItems:"1" maxItems:"1000"`
-		Reason string `json:"reason,omitempty" maxLength:"500" doc:"In your own words"`
+		Reason string `json:"reason,omitempty" maxLength:"500" pattern:"^[\\P{Cc}\\r\\n\\t]*$" patternDescription:"text without control characters" doc:"In your own words"`
 	}
 }
 

@@ -164,7 +164,7 @@ type refundInput struct {
 	ID   string `path:"id" maxLength:"64"`
 	Body struct {
 		Amount  int64  `json:"amount" minimum:"1" maximum:"100000000000" doc:"Minor units of the payment's currency, as in 255 for 2.55; at most what is left of the payment"`
-		Reason  string `json:"reason" minLength:"1" maxLength:"200"`
+		Reason  string `json:"reason" minLength:"1" maxLength:"200" pattern:"^[\\P{Cc}\\r\\n\\t]*$" patternDescription:"text without control characters"`
 		Outside bool   `json:"outside,omitempty" doc:"Staff have paid it back in another way than to the card: this only writes it down"`
 	}
 }

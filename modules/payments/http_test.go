@@ -118,6 +118,7 @@ func TestGoodwill(t *testing.T) {
 		give(1e18, "k5").Want(t, http.StatusUnprocessableEntity)
 		give("300", "k6").Want(t, http.StatusUnprocessableEntity)
 		s.Do("POST", path, moduletest.Staff, map[string]any{"amount": 1}).Want(t, http.StatusUnprocessableEntity)
+		s.Do("POST", path, moduletest.Staff, map[string]any{"amount": 1, "reason": "r\x1b[31m"}).Want(t, http.StatusUnprocessableEntity)
 		s.Do("POST", path, moduletest.Staff, map[string]any{"amount": 1, "reason": "r", "to": "me"}).Want(t, http.StatusUnprocessableEntity)
 		s.Do("POST", "/api/payments/unknown/refunds", moduletest.Staff, map[string]any{"amount": 1, "reason": "r"}).Want(t, http.StatusNotFound)
 		s.finish()

@@ -140,7 +140,7 @@ func (s *service) track(ctx context.Context, in *idInput) (*rest.Answer[Tracking
 type dispatchInput struct {
 	ID   string `path:"id" maxLength:"64"`
 	Body struct {
-		Carrier  string `json:"carrier" minLength:"1" maxLength:"64"`
+		Carrier  string `json:"carrier" minLength:"1" maxLength:"64" pattern:"^\\P{Cc}*$" patternDescription:"text on one line, without control characters"`
 		Tracking string `json:"tracking,omitempty" maxLength:"64" pattern:"^[A-Za-z0-9 ./-]*$" doc:"Made up if absent"`
 	}
 }

@@ -222,6 +222,7 @@ func TestWhoSeesWhat(t *testing.T) {
 		h.Do("GET", "/api/shipments/nothing", moduletest.Customer("c1"), nil).Want(t, 404)
 		h.Do("POST", "/api/shipments/nothing/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}).Want(t, 404)
 		h.Do("POST", "/api/shipments/"+foreign+"/dispatch", moduletest.Staff, map[string]any{"carrier": ""}).Want(t, 422)
+		h.Do("POST", "/api/shipments/"+foreign+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL\x1b[2J"}).Want(t, 422)
 		h.Do("POST", "/api/shipments/"+foreign+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL", "tracking": "a\r\nb"}).Want(t, 422)
 		var page, older rest.List[Shipment]
 		h.Do("GET", "/api/shipments?limit=1", moduletest.Customer("c1"), nil).Into(t, &page)
