@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -348,6 +349,17 @@ func (r Response) Into(t testing.TB, v any) Response {
 		t.Fatalf("body %s: %v", r.Body, err)
 	}
 	return r
+}
+
+// WantCursors checks that a list refuses cursors that are not its own, all lists in the same words. None of these is one of any.
+func (h *Harness) WantCursors(t testing.TB, path string, as identity.Identity) {
+	t.Helper()
+	for _, cursor := range []string{"-1", ".", "/", "-5.a"} {
+		r := h.Do("GET", path+"?cursor="+url.QueryEscape(cursor), as, nil)
+		if r.Status != 422 || !strings.Contains(string(r.Body), "the cursor is not one of this list") {
+			t.Errorf("%s with cursor %q: %d %s", path, cursor, r.Status, r.Body)
+		}
+	}
 }
 
 // Want fails the test if the status is another one.

@@ -5,10 +5,14 @@ package rest
 import (
 	"context"
 	"log/slog"
+	"regexp"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/module"
 	"github.com/banyan-go/banyan/internal/unit"
 )
@@ -83,6 +87,40 @@ func Commit[T any](ctx context.Context, store *unit.Store, fn func(ctx context.C
 type Page struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"Items to return"`
 	Cursor string `query:"cursor" maxLength:"512" doc:"next of the page before"`
+}
+
+// BadCursor refuses a cursor that is not one of the list.
+func BadCursor() error {
+	return errs.New(errs.Invalid, "the cursor is not one of this list").With("query.cursor", "use next of the page before")
+}
+
+// idForm is what ids look like that the shop makes itself.
+var idForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+// AfterID is the cursor of a list that is sorted by the ids of its items; "" for the first page.
+func (p Page) AfterID() (string, error) {
+	if p.Cursor != "" && !idForm.MatchString(p.Cursor) {
+		return "", BadCursor()
+	}
+	return p.Cursor, nil
+}
+
+// maxMicros is the end of the year 9999, after which times have no fixed width.
+const maxMicros = 253402300799999999
+
+// TimeCursor is the cursor of a list that is sorted by time, and by id where that is the same.
+func TimeCursor(at time.Time, id string) string {
+	return strconv.FormatInt(at.UnixMicro(), 10) + "." + id
+}
+
+// AfterTime reads a TimeCursor that is there.
+func (p Page) AfterTime() (time.Time, string, error) {
+	micros, id, _ := strings.Cut(p.Cursor, ".")
+	at, err := strconv.ParseInt(micros, 10, 64)
+	if err != nil || at < 0 || at > maxMicros || !idForm.MatchString(id) {
+		return time.Time{}, "", BadCursor()
+	}
+	return time.UnixMicro(at).UTC(), id, nil
 }
 
 // List is one page of a list.

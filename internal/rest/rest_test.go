@@ -331,3 +331,28 @@ func TestCut(t *testing.T) {
 		}
 	}
 }
+
+func TestCursors(t *testing.T) {
+	t.Parallel()
+	const id = "01a1fcba-b6c0-7329-9110-480727c5f6f2"
+	at := time.Date(2026, 11, 21, 6, 10, 57, 344045000, time.UTC)
+	gotAt, gotID, err := rest.Page{Cursor: rest.TimeCursor(at, id)}.AfterTime()
+	if err != nil || !gotAt.Equal(at) || gotID != id {
+		t.Errorf("got %v, %s, %v", gotAt, gotID, err)
+	}
+	for _, good := range []string{"", id} {
+		if got, err := (rest.Page{Cursor: good}).AfterID(); got != good || err != nil {
+			t.Errorf("%q: got %q, %v", good, got, err)
+		}
+	}
+	for _, bad := range []string{"x", "1", "-1", id + "0", strings.ToUpper(id), "1." + id, id + "\n"} {
+		if _, err := (rest.Page{Cursor: bad}).AfterID(); !errs.Is(err, errs.Invalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	for _, bad := range []string{"x", "1", id, "x." + id, "-5." + id, "1.", "1.a", "999999999999999999." + id, "999999999999999999999." + id} {
+		if _, _, err := (rest.Page{Cursor: bad}).AfterTime(); !errs.Is(err, errs.Invalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}

@@ -262,7 +262,7 @@ func (c *catalog) prices(ctx context.Context, in *listPricesInput) (*rest.Answer
 	below := int64(0)
 	if in.Cursor != "" {
 		if below, err = strconv.ParseInt(in.Cursor, 10, 64); err != nil || below < 1 {
-			return nil, badCursor()
+			return nil, rest.BadCursor()
 		}
 	}
 	list, err := pastPrices(c.store.Read(ctx), sku, below, in.Limit)
@@ -294,7 +294,7 @@ type categoryBody struct {
 func (c *catalog) listCategories(ctx context.Context, in *rest.Page) (*publicList[categoryBody], error) {
 	if in.Cursor != "" {
 		if _, err := product.ParseSlug(in.Cursor); err != nil {
-			return nil, badCursor()
+			return nil, rest.BadCursor()
 		}
 	}
 	list, err := categories(c.store.Read(ctx), in.Cursor, in.Limit)
@@ -320,5 +320,4 @@ func (c *catalog) addCategory(ctx context.Context, in *addCategoryInput) (*rest.
 	})
 }
 
-func noSuch() error    { return errs.New(errs.NotFound, "no such product") }
-func badCursor() error { return errs.New(errs.Invalid, "the cursor is not one of this list") }
+func noSuch() error { return errs.New(errs.NotFound, "no such product") }

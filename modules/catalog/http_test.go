@@ -315,6 +315,9 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("%s: status %d (%s), want %d: %s", tc.name, r.Status, r.Header.Get("Content-Type"), tc.status, r.Body)
 			}
 		}
+		for _, path := range []string{"/api/products", "/api/products/A/prices", "/api/categories"} {
+			h.WantCursors(t, path, moduletest.Staff)
+		}
 		if n := len(h.Announced("")); n != 1 {
 			t.Errorf("%d events, want 1", n)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -374,6 +375,9 @@ func encodeCursor(sort string, r productRow) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(sort + "\n" + value + "\n" + r.SKU))
 }
 
+// listed is what a SKU in the list looks like, also one from before SKUs could not end with a blank or a dot.
+var listed = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$`)
+
 // decodeCursor reads what encodeCursor wrote, or nothing good: anybody can make a cursor.
 func decodeCursor(sort, cursor string) (*position, error) {
 	if cursor == "" {
@@ -382,15 +386,15 @@ func decodeCursor(sort, cursor string) (*position, error) {
 	raw, err := base64.RawURLEncoding.DecodeString(cursor)
 	parts := strings.Split(string(raw), "\n")
 	if err != nil || len(parts) != 3 || parts[0] != sort || !utf8.Valid(raw) || strings.Contains(parts[1], "\x00") {
-		return nil, badCursor()
+		return nil, rest.BadCursor()
 	}
 	at := &position{name: parts[1], sku: parts[2]}
-	if sku, err := product.ParseSKU(at.sku); err != nil || sku != at.sku {
-		return nil, badCursor()
+	if !listed.MatchString(at.sku) {
+		return nil, rest.BadCursor()
 	}
 	if sort == "price" {
 		if at.price, err = strconv.ParseInt(parts[1], 10, 64); err != nil {
-			return nil, badCursor()
+			return nil, rest.BadCursor()
 		}
 	}
 	return at, nil

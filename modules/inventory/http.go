@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"errors"
+	"regexp"
 	"time"
 
 	"gorm.io/gorm"
@@ -45,7 +46,13 @@ func (s *service) reportStock(ctx context.Context, in *reportStockInput) (*rest.
 	return s.stockPage(s.store.Read(ctx), in.Page)
 }
 
+// listed is what a SKU in the list looks like, also one from before SKUs could not end with a blank or a dot.
+var listed = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$`)
+
 func (s *service) stockPage(q *gorm.DB, page rest.Page) (*rest.Answer[rest.List[Level]], error) {
+	if page.Cursor != "" && !listed.MatchString(page.Cursor) {
+		return nil, rest.BadCursor()
+	}
 	var rows []stockRow
 	if err := q.Where("sku > ?", page.Cursor).Order("sku").Limit(page.Limit + 1).Find(&rows).Error; err != nil {
 		return nil, err
@@ -155,9 +162,13 @@ type movementsInput struct {
 }
 
 func (s *service) listMovements(ctx context.Context, in *movementsInput) (*rest.Answer[rest.List[Movement]], error) {
+	after, err := in.AfterID()
+	if err != nil {
+		return nil, err
+	}
 	q := s.store.Read(ctx).Where("sku = ?", in.SKU)
-	if in.Cursor != "" {
-		q = q.Where("id < ?", in.Cursor)
+	if after != "" {
+		q = q.Where("id < ?", after)
 	}
 	var rows []movementRow
 	if err := q.Order("id DESC").Limit(in.Limit + 1).Find(&rows).Error; err != nil {

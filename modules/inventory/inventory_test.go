@@ -378,6 +378,9 @@ func TestAdjustmentsAndViews(t *testing.T) {
 			t.Errorf("got %+v", seen)
 		}
 		h.Do("GET", "/api/inventory/nothing", moduletest.Nobody, nil).Want(t, 404)
+		for _, path := range []string{"", "/a/movements", "/reports/stock"} {
+			h.WantCursors(t, "/api/inventory"+path, moduletest.Staff)
+		}
 		var low, page rest.List[Level]
 		h.Do("GET", "/api/inventory?low=true", moduletest.Staff, nil).Into(t, &low)
 		if len(low.Items) != 2 || low.Items[0].SKU != "a" || low.Items[1].SKU != "c" {

@@ -3,7 +3,6 @@ package notifications
 import (
 	"context"
 	"errors"
-	"strconv"
 	"strings"
 	"time"
 
@@ -44,7 +43,7 @@ func (s *service) list(ctx context.Context, in *listInput) (*rest.Answer[rest.Li
 		q = q.Where("read_at IS NULL")
 	}
 	if in.Cursor != "" {
-		at, id, err := after(in.Cursor)
+		at, id, err := in.AfterTime()
 		if err != nil {
 			return nil, err
 		}
@@ -66,19 +65,9 @@ func (s *service) list(ctx context.Context, in *listInput) (*rest.Answer[rest.Li
 	}
 	next := map[string]string{}
 	for _, r := range rows {
-		next[r.ID] = strconv.FormatInt(r.CreatedAt.UnixMicro(), 10) + "_" + r.ID
+		next[r.ID] = rest.TimeCursor(r.CreatedAt, r.ID)
 	}
 	return rest.Reply(rest.Cut(shown, in.Limit, func(n Notification) Notification { return n }, func(n Notification) string { return next[n.ID] })), nil
-}
-
-// after reads a cursor: ids made by handlers do not sort by time, so the time is part of it.
-func after(cursor string) (time.Time, string, error) {
-	micros, id, ok := strings.Cut(cursor, "_")
-	n, err := strconv.ParseInt(micros, 10, 64)
-	if !ok || err != nil {
-		return time.Time{}, "", errs.New(errs.Invalid, "the cursor is not one of this list").With("query.cursor", "take it from next of the page before")
-	}
-	return time.UnixMicro(n).UTC(), id, nil
 }
 
 // language is the one that the caller reads.

@@ -112,8 +112,8 @@ func (o *orders) history(ctx context.Context, in *historyInput) (*rest.Answer[re
 	after := int64(0)
 	if in.Cursor != "" {
 		var err error
-		if after, err = strconv.ParseInt(in.Cursor, 10, 64); err != nil {
-			return nil, errs.New(errs.Invalid, "the cursor is not of this list").With("query.cursor", "is not the next of a page before")
+		if after, err = strconv.ParseInt(in.Cursor, 10, 64); err != nil || after < 1 {
+			return nil, rest.BadCursor()
 		}
 	}
 	rows, err := o.tell(ctx, in.ID)

@@ -315,8 +315,12 @@ func (o *orders) list(ctx context.Context, in *listInput) (*rest.Answer[rest.Lis
 	if in.Reference != "" {
 		q = q.Where("reference = ? AND reference <> ''", in.Reference)
 	}
-	if in.Cursor != "" {
-		q = q.Where("order_id < ?", in.Cursor)
+	after, err := in.AfterID()
+	if err != nil {
+		return nil, err
+	}
+	if after != "" {
+		q = q.Where("order_id < ?", after)
 	}
 	var rows []viewRow
 	if err := q.Order("order_id DESC").Limit(in.Limit + 1).Scan(&rows).Error; err != nil {

@@ -462,6 +462,9 @@ func TestAsItWas(t *testing.T) {
 			}
 			Next string
 		}
+		for _, path := range []string{"", "/" + o.ID + "/history", "/reports/customers"} {
+			s.WantCursors(t, "/api/orders"+path, moduletest.Staff)
+		}
 		s.Do("GET", "/api/orders/"+o.ID+"/history?limit=3", ann, nil).Into(t, &history)
 		if len(history.Items) != 3 || history.Items[0].Type != "placed" || history.Items[2].Status != "confirmed" {
 			t.Errorf("history %+v", history)

@@ -104,6 +104,9 @@ func (o *orders) byCustomer(ctx context.Context, in *byCustomerInput) (*rest.Ans
 		return nil, err
 	}
 	customer, currency, _ := strings.Cut(in.Cursor, "/")
+	if in.Cursor != "" && (customer == "" || len(currency) != 3) {
+		return nil, rest.BadCursor()
+	}
 	var rows []customerRow
 	err := o.store.Read(ctx).Raw(`SELECT customer_id, currency, count(*) AS orders, CAST(sum(total) AS BIGINT) AS paid, CAST(sum(refunded) AS BIGINT) AS refunded
 		FROM order_view WHERE status = ? AND customer_id >= ? AND (customer_id > ? OR currency > ?)

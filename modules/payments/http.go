@@ -3,11 +3,8 @@ package payments
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
-	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/identity"
 	"github.com/banyan-go/banyan/internal/money"
 	"github.com/banyan-go/banyan/internal/rest"
@@ -88,7 +85,7 @@ func (p *payments) list(ctx context.Context, in *listInput) (*rest.Answer[rest.L
 		}
 	}
 	if in.Cursor != "" {
-		at, id, err := readCursor(in.Cursor)
+		at, id, err := in.AfterTime()
 		if err != nil {
 			return nil, err
 		}
@@ -99,24 +96,8 @@ func (p *payments) list(ctx context.Context, in *listInput) (*rest.Answer[rest.L
 		return nil, fmt.Errorf("list payments: %w", err)
 	}
 	return rest.Reply(rest.Cut(rows, in.Limit, encode, func(r paymentRow) string {
-		return strconv.FormatInt(r.CreatedAt.UnixMicro(), 10) + "." + r.ID
+		return rest.TimeCursor(r.CreatedAt, r.ID)
 	})), nil
-}
-
-func readCursor(cursor string) (time.Time, string, error) {
-	micros, id, ok := strings.Cut(cursor, ".")
-	at, err := strconv.ParseInt(micros, 10, 64)
-	if !ok || err != nil || at < 0 || at > maxMicros {
-		return time.Time{}, "", wrongCursor()
-	}
-	return time.UnixMicro(at).UTC(), id, nil
-}
-
-// maxMicros is the end of the year 9999, after which times have no fixed width.
-const maxMicros = 253402300799999999
-
-func wrongCursor() error {
-	return errs.New(errs.Invalid, "the cursor is not one of ours").With("query.cursor", "use next of the page before")
 }
 
 type getInput struct {

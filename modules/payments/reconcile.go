@@ -41,7 +41,11 @@ type reconcileInput struct{ rest.Page }
 
 // reconcile reads a page of payments first and asks the provider then: what is booked must be known there by now.
 func (p *payments) reconcile(ctx context.Context, in *reconcileInput) (*rest.Answer[reconciliationBody], error) {
-	items, next, err := booked(p.store.Read(ctx), in.Cursor, in.Limit)
+	after, err := in.AfterID()
+	if err != nil {
+		return nil, err
+	}
+	items, next, err := booked(p.store.Read(ctx), after, in.Limit)
 	if err != nil {
 		return nil, err
 	}

@@ -22,12 +22,9 @@ type customersInput struct{ rest.Page }
 
 // reportCustomers has an item per customer and currency. Sums are cast because PostgreSQL sums integers to decimals.
 func (p *payments) reportCustomers(ctx context.Context, in *customersInput) (*rest.Answer[rest.List[customerBody]], error) {
-	customer, currency := "", ""
-	if in.Cursor != "" {
-		var ok bool
-		if currency, customer, ok = strings.Cut(in.Cursor, "."); !ok {
-			return nil, wrongCursor()
-		}
+	currency, customer, _ := strings.Cut(in.Cursor, ".")
+	if in.Cursor != "" && (customer == "" || len(currency) != 3) {
+		return nil, rest.BadCursor()
 	}
 	var rows []customerBody
 	// A tombstone without a charge belongs to nobody; its empty customer is below every cursor.

@@ -76,8 +76,12 @@ func (s *service) list(ctx context.Context, in *listInput) (*rest.Answer[rest.Li
 	default:
 		q = whereShown(q, shipment.State(in.State))
 	}
-	if in.Cursor != "" {
-		q = q.Where("id < ?", in.Cursor)
+	after, err := in.AfterID()
+	if err != nil {
+		return nil, err
+	}
+	if after != "" {
+		q = q.Where("id < ?", after)
 	}
 	var rows []shipmentRow
 	if err := q.Order("id DESC").Limit(in.Limit + 1).Find(&rows).Error; err != nil {

@@ -224,6 +224,7 @@ func TestWhoSeesWhat(t *testing.T) {
 		h.Do("POST", "/api/shipments/"+foreign+"/dispatch", moduletest.Staff, map[string]any{"carrier": ""}).Want(t, 422)
 		h.Do("POST", "/api/shipments/"+foreign+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL\x1b[2J"}).Want(t, 422)
 		h.Do("POST", "/api/shipments/"+foreign+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL", "tracking": "a\r\nb"}).Want(t, 422)
+		h.WantCursors(t, "/api/shipments", moduletest.Customer("c1"))
 		var page, older rest.List[Shipment]
 		h.Do("GET", "/api/shipments?limit=1", moduletest.Customer("c1"), nil).Into(t, &page)
 		h.Do("GET", "/api/shipments?limit=1&cursor="+page.Next, moduletest.Customer("c1"), nil).Into(t, &older)

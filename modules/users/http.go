@@ -157,8 +157,12 @@ func (s *service) listUsers(ctx context.Context, in *listInput) (*rest.Answer[re
 		}
 		q = q.Where("email_key = ?", email.Key)
 	}
-	if in.Cursor != "" {
-		q = q.Where("id > ?", in.Cursor)
+	after, err := in.AfterID()
+	if err != nil {
+		return nil, err
+	}
+	if after != "" {
+		q = q.Where("id > ?", after)
 	}
 	var rows []userRow
 	if err := q.Order("id").Limit(in.Limit + 1).Find(&rows).Error; err != nil {

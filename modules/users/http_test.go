@@ -197,6 +197,7 @@ func TestListAndShow(t *testing.T) {
 		for i := range 5 {
 			want = append(want, s.register(fmt.Sprintf("user%d@example.com", i)).ID)
 		}
+		s.WantCursors(t, "/api/users", moduletest.Staff)
 		var got []string
 		for cursor := ""; ; {
 			var page rest.List[users.User]
