@@ -11,6 +11,7 @@ import (
 type bounded struct {
 	context.Context
 	until time.Time
+	cause error
 
 	mu     sync.Mutex
 	armed  context.Context // nil until somebody waits
@@ -18,9 +19,9 @@ type bounded struct {
 	over   bool
 }
 
-// bound gives a context that ends with ctx, after d, or with the function that comes with it.
-func bound(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	b := &bounded{Context: ctx, until: time.Now().Add(d)}
+// bound gives a context that ends with ctx, after d for the cause, or with the function that comes with it.
+func bound(ctx context.Context, d time.Duration, cause error) (context.Context, context.CancelFunc) {
+	b := &bounded{Context: ctx, until: time.Now().Add(d), cause: cause}
 	if earlier, ok := ctx.Deadline(); ok && earlier.Before(b.until) {
 		b.until = earlier
 	}
@@ -59,7 +60,7 @@ func (b *bounded) arm() context.Context {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.armed == nil {
-		b.armed, b.cancel = context.WithDeadline(b.Context, b.until)
+		b.armed, b.cancel = context.WithDeadlineCause(b.Context, b.until, b.cause)
 		if b.over {
 			b.cancel()
 		}

@@ -20,7 +20,7 @@ func TestBound(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				open := func(parent context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-					ctx, cancel := bound(parent, d)
+					ctx, cancel := bound(parent, d, context.DeadlineExceeded)
 					wait(ctx)
 					if ctx.Err() != nil {
 						t.Errorf("begins with %v", ctx.Err())

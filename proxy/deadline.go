@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/banyan-go/banyan/proxy/upstream"
 )
 
 // timeoutHeader says in milliseconds how long an answer is waited for: a client says it to the gateway, and the gateway to the
@@ -24,13 +26,13 @@ func patience(h http.Header) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
-// time is how long the request may take: as long as the client waits, and no longer than we let it.
-func (x *exchange) time() time.Duration {
+// time is how long the request may take, as long as the client waits and no longer than we let it, and why it ends then.
+func (x *exchange) time() (time.Duration, error) {
 	most := x.g.cfg.Limits.Request
 	if x.limit > 0 && (most == 0 || x.limit < most) {
-		return x.limit
+		return x.limit, upstream.ErrImpatient
 	}
-	return most
+	return most, context.DeadlineExceeded
 }
 
 // Deadline is for a process behind the gateway: a request ends when nobody waits for its answer any more. It has to stand behind what

@@ -57,9 +57,9 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 		control := http.NewResponseController(&x.answer)
 		_ = control.SetWriteDeadline(time.Time{})
 		_ = control.SetReadDeadline(time.Time{})
-	} else if limit := x.time(); limit > 0 {
+	} else if limit, cause := x.time(); limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = bound(ctx, limit)
+		ctx, cancel = bound(ctx, limit, cause)
 		defer cancel()
 	}
 	request := r.WithContext(ctx)
@@ -182,7 +182,7 @@ func (v *visit) leave(r *http.Request, h hop) bool {
 		return false
 	}
 	h.endpoint, h.attempts, h.failure = result.Endpoint, result.Attempts, result.Failure
-	x.observe(t, start, true, result.Status, judged(result))
+	x.observe(r.Context(), t, start, true, result.Status, judged(result))
 	if !v.home && !result.Started && (result.Failure == upstream.NotSent || result.Failure == upstream.Overload) && !result.BodyGone &&
 		t.mayFallBack() && rewind(v.r) {
 		v.home, v.last = true, h
@@ -214,7 +214,7 @@ func (x *exchange) sendHere(w http.ResponseWriter, r *http.Request, q rest.Reque
 	} else {
 		start := time.Now()
 		status := x.sendLocal(w, r, q, t, mirror && t.placement.State == Shadow)
-		x.observe(t, start, false, status, "")
+		x.observe(r.Context(), t, start, false, status, "")
 	}
 	if x.route.Class == module.Stream && errors.Is(context.Cause(r.Context()), upstream.ErrDraining) &&
 		strings.HasPrefix(w.Header().Get("Content-Type"), "text/event-stream") {
@@ -260,6 +260,9 @@ func (x *exchange) sendLocal(w http.ResponseWriter, r *http.Request, q rest.Requ
 	}
 	copied := &tee{answer: answer{ResponseWriter: w}, limit: m.MaxBody() + 1}
 	t.local.ServeHTTP(copied, r)
+	if upstream.Impatient(r.Context()) {
+		return copied.status // the answer to somebody who waits longer is another one
+	}
 	again := x.again(t, r, q, len(copied.body))
 	m.Offer(x.route.Method+" "+x.route.Path, shadow.Answer{Status: copied.status, Header: w.Header(), Body: copied.body}, again)
 	return copied.status
@@ -350,8 +353,11 @@ func (f *first) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// observe tells the gates what became of a request.
-func (x *exchange) observe(t *target, start time.Time, remote bool, status int, failure string) {
+// observe tells the gates what became of a request. One that its client has ended says nothing of either side.
+func (x *exchange) observe(ctx context.Context, t *target, start time.Time, remote bool, status int, failure string) {
+	if upstream.Impatient(ctx) {
+		return
+	}
 	s := gate.Sample{At: start, Remote: remote, Route: x.route.Path, Status: status, Failure: failure, Duration: time.Since(start)}
 	if x.route.Class == module.Stream {
 		s.Duration = 0
@@ -402,7 +408,9 @@ func (x *exchange) prepare(t *target, out, r *http.Request, q rest.Request, copi
 	h["X-Request-Id"] = []string{telemetry.Correlation(ctx)}
 	h["X-Forwarded-For"], h["X-Forwarded-Proto"], h["X-Forwarded-Host"] = []string{x.client.text}, []string{proto}, []string{r.Host}
 	if until, limited := ctx.Deadline(); limited {
-		h[timeoutHeader] = []string{strconv.FormatInt(max(1, time.Until(until).Milliseconds()), 10)}
+		// Rounded up: whoever answers must not give up before the client does, or it would be to blame.
+		left := (time.Until(until) + time.Millisecond - 1) / time.Millisecond
+		h[timeoutHeader] = []string{strconv.FormatInt(int64(max(1, left)), 10)}
 	}
 	if copied {
 		h["X-Shadow"] = []string{"1"}
@@ -475,7 +483,6 @@ func (x *exchange) limitBody(ctx context.Context, r *http.Request) *rest.Problem
 // fetch asks routes for the parts of an answer that is put together: through the same table, as the same caller.
 func (x *exchange) fetch(parent *http.Request) aggregate.Fetch {
 	language := parent.Header["Accept-Language"]
-	values := context.WithoutCancel(parent.Context())
 	return func(ctx context.Context, method, pathAndQuery string) (int, http.Header, []byte, error) {
 		u, err := url.ParseRequestURI(pathAndQuery)
 		if err != nil {
@@ -495,7 +502,7 @@ func (x *exchange) fetch(parent *http.Request) aggregate.Fetch {
 			header["Accept-Language"] = language
 		}
 		r := (&http.Request{Method: method, URL: u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header, Host: parent.Host, Body: http.NoBody, RequestURI: u.RequestURI()}).
-			WithContext(rest.WithRequest(valued{ctx, values}, q))
+			WithContext(rest.WithRequest(ctx, q))
 		taken := aggregate.NewCapture(x.g.aggregates.MaxPart())
 		part.send(taken, r, q)
 		return taken.Result()

@@ -218,6 +218,9 @@ func (x *exchange) try(e *endpoint) (verdict, *endpoint) {
 		return failed, nil
 	}
 	v := judge(resp)
+	if v == answered && Impatient(x.ctx) {
+		v = nothing // it has given up when the client did
+	}
 	e.note(v)
 	if v == answered {
 		x.fail(Answered5xx, nil)
@@ -322,6 +325,9 @@ func (x *exchange) classify(e *endpoint, a *attempt, ctx context.Context, err er
 		return nothing
 	case errors.Is(x.ctx.Err(), context.Canceled):
 		x.fail(ClientAbort, context.Cause(x.ctx))
+		return nothing
+	case Impatient(x.ctx):
+		x.fail(failure, fmt.Errorf("upstream %s: %w", e.addr, ErrImpatient))
 		return nothing
 	case x.ctx.Err() != nil:
 		// The time of the request is up. If the client had not even sent it all, that says nothing of the upstream.
@@ -485,7 +491,7 @@ func (x *exchange) broke(err error, between bool, flusher *http.ResponseControll
 	case errors.Is(x.ctx.Err(), context.Canceled):
 		x.fail(ClientAbort, context.Cause(x.ctx))
 		return nothing
-	case x.ctx.Err() != nil:
+	case x.ctx.Err() != nil, Impatient(x.ctx):
 		// Whether the upstream or the client was slow cannot be told.
 		x.fail(Aborted, context.Cause(x.ctx))
 		return nothing

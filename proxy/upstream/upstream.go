@@ -27,6 +27,19 @@ var (
 	ErrNoEndpoint = errors.New("upstream: there is no endpoint to send to")
 )
 
+// ErrImpatient is the cause of a request's end, where whoever bounds its time says that the client itself has: nobody who is sent such
+// requests is to blame for their end.
+var ErrImpatient = fmt.Errorf("upstream: the client waits no longer: %w", context.DeadlineExceeded)
+
+// Impatient says whether the time is up that the client has given. The clock knows before the context does.
+func Impatient(ctx context.Context) bool {
+	if until, limited := ctx.Deadline(); !limited || time.Now().Before(until) {
+		return false
+	}
+	<-ctx.Done()
+	return errors.Is(context.Cause(ctx), ErrImpatient)
+}
+
 // What a client does wrong: the failure is ClientAbort, and nothing was sent.
 var (
 	ErrHandshake      = errors.New("upstream: this is no WebSocket handshake")
