@@ -293,6 +293,9 @@ func newProblem(ctx context.Context, status int, kind errs.Kind, detail string) 
 	}
 }
 
+// errAmbiguous: an application behind might take the path for that of another route, which asks for more.
+var errAmbiguous = errs.New(errs.Malformed, "the path differs from that of another route only by a slash at its end or by the case of letters")
+
 // errSignIn: the route needs a caller and there is none.
 var errSignIn = errs.New(errs.Unauthenticated, "sign in first")
 
@@ -365,6 +368,10 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 		}
 		x.answer.Header().Set("Allow", place.allow)
 		x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes "+place.allow), 0)
+		return
+	}
+	if rt.target.foreign && t.ambiguous(place, path) {
+		x.unknown(ctx, errAmbiguous)
 		return
 	}
 	x.route = rt

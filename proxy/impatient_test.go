@@ -14,13 +14,6 @@ import (
 	"github.com/banyan-go/banyan/proxy/shadow"
 )
 
-// foreign is an upstream that is no process of ours.
-func foreign(endpoint string, routes ...proxy.ForeignRoute) proxy.Foreign {
-	f := proxy.Foreign{}.WithDefaults().(proxy.Foreign)
-	f.Name, f.Endpoints, f.Routes = "legacy", []string{endpoint}, routes
-	return f
-}
-
 // hesitates answers when the request has ended, as a process does whose work ends then, and else at once.
 func hesitates(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Side", "remote")

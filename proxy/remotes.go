@@ -317,7 +317,7 @@ func (g *Gateway) build(list []Placement) (*table, error) {
 			Route:  module.Route{ID: fmt.Sprintf("aggregate-%d", i), Method: http.MethodGet, Path: a.Path, Class: module.Read, Auth: identity.Role(a.Auth)},
 			target: &target{placement: Placement{State: Local}}, maxBody: g.cfg.Limits.BodyBytes, merged: true,
 		}
-		if other := t.root.add(r); other != nil {
+		if other := t.add(r); other != nil {
 			return nil, fmt.Errorf("gateway.aggregate.aggregates[%d].path: %s is taken by route %s of %s", i, a.Path, other.ID, other.module)
 		}
 		t.routes = append(t.routes, r)

@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strings"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -19,6 +20,7 @@ import (
 type table struct {
 	epoch  uint64
 	root   node
+	folded node  // the places of root once more, as a reader has them that takes letters of either case for the same
 	rest   *node // for what nobody else has; nil if nobody has that either
 	routes []*route
 
@@ -33,6 +35,7 @@ type node struct {
 	rest    *node // whatever follows
 	methods []method
 	allow   string // the methods, for answers
+	folded  *node  // the same place in table.folded; nil for table.rest
 }
 
 type method struct {
@@ -88,7 +91,7 @@ func buildTable(epoch uint64, modules []module.Descriptor, targets func(module s
 			if entry.maxBody == 0 {
 				entry.maxBody = maxBody
 			}
-			if other := t.root.add(entry); other != nil {
+			if other := t.add(entry); other != nil {
 				return nil, fmt.Errorf("module %s, route %s: %s %s is taken by route %s of module %s", m.Name, r.ID, r.Method, r.Path, other.ID, other.module)
 			}
 			t.routes = append(t.routes, entry)
@@ -113,7 +116,7 @@ func (t *table) addForeign(list []Foreign, targets func(name string) *target, ma
 				if other := t.rest.answer(entry); other != nil {
 					return fmt.Errorf("upstream %s: %s is taken by upstream %s", f.Name, path, other.module)
 				}
-			} else if other := t.root.add(entry); other != nil {
+			} else if other := t.add(entry); other != nil {
 				return fmt.Errorf("upstream %s: %s is taken by route %s of %s", f.Name, r.Match, other.ID, other.module)
 			}
 			t.routes = append(t.routes, entry)
@@ -165,14 +168,44 @@ func checkRoute(r module.Route, limits map[string]*limiter) error {
 }
 
 // add puts the route in its place; if that is taken, it returns who has it.
-func (n *node) add(r *route) *route {
-	for s := range strings.SplitSeq(r.Path[1:], "/") {
+func (t *table) add(r *route) *route {
+	place := t.root.at(r.Path)
+	place.folded = t.folded.at(fold(r.Path))
+	place.folded.answer(r)
+	return place.answer(r)
+}
+
+// ambiguous says whether an application that takes letters of either case for the same, or paths with and without a slash at their
+// end, would take this path for another place's, which may ask for more than its own does.
+func (t *table) ambiguous(place *node, path string) bool {
+	path = fold(path)
+	for _, p := range [2]string{path, strings.TrimSuffix(path, "/")} {
+		if other := t.folded.find(p); other != nil && other != place.folded {
+			return true
+		}
+	}
+	return false
+}
+
+// fold gives paths that differ in the case of letters alone the same form.
+func fold(path string) string {
+	for i := range len(path) {
+		if path[i] >= utf8.RuneSelf {
+			path = strings.ToUpper(path) // some letters have one upper case and two lower ones
+			break
+		}
+	}
+	return strings.ToLower(path)
+}
+
+// at is the place of a pattern, which is made if it is not there.
+func (n *node) at(pattern string) *node {
+	for s := range strings.SplitSeq(pattern[1:], "/") {
 		if strings.HasSuffix(s, "...}") {
 			if n.rest == nil {
 				n.rest = &node{}
 			}
-			n = n.rest
-			break
+			return n.rest
 		}
 		if s[0] == '{' {
 			if n.any == nil {
@@ -189,7 +222,7 @@ func (n *node) add(r *route) *route {
 		}
 		n = n.fixed[s]
 	}
-	return n.answer(r)
+	return n
 }
 
 // answer makes the route the one of its method here; if that is taken, it returns who has it.
@@ -219,8 +252,8 @@ func (n *node) answer(r *route) *route {
 // anyMethod is that of a route for all methods that no other route has.
 const anyMethod = "*"
 
-// find is the place of a canonical path, or nil. A name is preferred to a {name}, and that to a {name...}, segment by segment; it
-// allocates nothing.
+// find is the place of a canonical path, or nil. A name is preferred to a {name}, and that to a {name...}, segment by segment; a
+// {name...} may be nothing, so that whoever guards what is below a path guards the path. It allocates nothing.
 func (n *node) find(path string) *node {
 	if path == "" {
 		return nil
@@ -236,6 +269,9 @@ func (n *node) find(path string) *node {
 		if !more {
 			if len(next.methods) > 0 {
 				return next
+			}
+			if next.rest != nil {
+				return next.rest
 			}
 			continue
 		}

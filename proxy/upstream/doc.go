@@ -17,7 +17,7 @@
 //     caller says that it may be repeated. net/http repeats some requests by itself; it is kept to the same rule.
 //   - An answer that breaks off is never made to look complete.
 //   - Nothing is kept in memory without a limit, and nobody waits without a limit.
-//   - What a client does (aborts, bodies that stall, headers that are too long) never counts against the upstream.
+//   - What a client does (aborts, bodies that stall, headers that are too long, no time given) never counts against the upstream.
 //   - A connection is made a tunnel only for WebSocket, and only after a 101 that proves that the key was read.
 //
 // The breaker guards the module as a whole; it counts what became of requests after they were repeated elsewhere:
