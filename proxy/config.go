@@ -55,6 +55,8 @@ type Limits struct {
 	Request     time.Duration `mapstructure:"request"`     // time to be answered; 0 is without end; streams have none
 	Write       time.Duration `mapstructure:"write"`       // time to take the answer; streams have none
 	Idle        time.Duration `mapstructure:"idle"`        // time until a connection that is not used is closed
+
+	StreamsPerClient int `mapstructure:"streams_per_client"` // at a time, of a user, or of an address without a token; 0 is no limit
 }
 
 // Rates are the rate limits. Staff and admins have none.
@@ -88,6 +90,7 @@ func DefaultConfig() Config {
 		Limits: Limits{
 			HeaderBytes: 64 << 10, BodyBytes: 1 << 20, ReadHeader: 5 * time.Second, ReadBody: 30 * time.Second,
 			Request: 30 * time.Second, Write: 90 * time.Second, Idle: 90 * time.Second,
+			StreamsPerClient: 64,
 		},
 		Rate: Rates{
 			Customer: Rate{PerSecond: 50, Burst: 100}, Anonymous: Rate{PerSecond: 20, Burst: 60}, Login: Rate{PerSecond: 1, Burst: 10},
@@ -120,6 +123,9 @@ func (c Config) Validate() error {
 	}
 	if c.Limits.BodyBytes < 1024 || c.Limits.BodyBytes > 64<<20 {
 		note("gateway.limits.body_bytes: %d is not between 1024 and 67108864", c.Limits.BodyBytes)
+	}
+	if c.Limits.StreamsPerClient < 0 {
+		note("gateway.limits.streams_per_client: %d is not 0 (no limit) or more", c.Limits.StreamsPerClient)
 	}
 	for _, d := range []struct {
 		key   string

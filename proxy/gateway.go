@@ -79,6 +79,7 @@ type Gateway struct {
 	anonymous     *limiter
 	verifications *limiter
 	limits        map[string]*limiter
+	streams       streams
 	sharing       *sharing // nil: this process is alone
 	ready         func(ctx context.Context, module string) (bool, any)
 	hop           Hop
@@ -131,7 +132,7 @@ func New(cfg Config, o Options) (*Gateway, error) {
 		cfg: cfg, log: o.Log, clock: o.Clock, tracer: o.Tracer, trusted: trusted, hosts: map[string]bool{}, verifier: o.Verifier,
 		revocations: o.Revocations, tokens: newTokens(cachedTokens), visitors: newTokens(cachedTokens), ready: o.Ready, hop: o.Hop, modules: map[string]bool{}, probes: probes{found: map[string]readiness{}},
 		descriptors: o.Modules, local: o.Local, signer: o.Signer, placements: o.Placements, reports: o.Reports, remotes: map[string]*remote{}, progress: map[string]gate.Progress{},
-		doors: map[string]*door{}, changed: make(chan struct{}),
+		streams: streams{most: cfg.Limits.StreamsPerClient, open: map[string]int{}}, doors: map[string]*door{}, changed: make(chan struct{}),
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
@@ -378,6 +379,14 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 	if err := x.admit(ctx, r); err != nil {
 		x.fail(ctx, err)
 		return
+	}
+	if rt.Class == module.Stream {
+		who := x.holder()
+		if err := g.streams.enter(who); err != nil {
+			x.fail(ctx, err)
+			return
+		}
+		defer g.streams.leave(who)
 	}
 	if x.who.Subject == "" && x.client.secure && rt.target.placement.State == Canary && g.signer != nil {
 		x.welcome(given)

@@ -54,9 +54,7 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 		var end func()
 		ctx, end = lasting(ctx, g.drain)
 		defer end()
-		control := http.NewResponseController(&x.answer)
-		_ = control.SetWriteDeadline(time.Time{})
-		_ = control.SetReadDeadline(time.Time{})
+		_ = http.NewResponseController(&x.answer).SetWriteDeadline(time.Time{})
 	} else if limit, cause := x.time(); limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = bound(ctx, limit, cause)

@@ -20,6 +20,7 @@ type body struct {
 	trailers []string // names that the client has announced
 	request  *http.Request
 	control  *http.ResponseController // of the client's connection
+	idle     time.Duration            // the client of a stream has so long for each piece; 0 leaves the time that it has been given
 
 	stream *stream // of the last attempt
 	broken atomic.Pointer[error]
@@ -27,8 +28,8 @@ type body struct {
 
 // newBody takes the body of r. A short one is read now: it can be sent again then, and a slow client holds nothing of the
 // upstream while it sends. The caller finds it in r as if it had not been read. An error is the client's.
-func newBody(w http.ResponseWriter, r *http.Request, most int) (*body, error) {
-	b := &body{request: r, length: r.ContentLength}
+func newBody(w http.ResponseWriter, r *http.Request, most int, idle time.Duration) (*body, error) {
+	b := &body{request: r, length: r.ContentLength, control: http.NewResponseController(w), idle: idle}
 	for name := range r.Trailer {
 		if trailer(name) {
 			b.trailers = append(b.trailers, name)
@@ -41,24 +42,41 @@ func newBody(w http.ResponseWriter, r *http.Request, most int) (*body, error) {
 		b.get = r.GetBody
 	case r.ContentLength > 0 && r.ContentLength <= int64(most):
 		buffer := make([]byte, r.ContentLength+1)
-		whole := buffer[:r.ContentLength]
-		if _, err := io.ReadFull(r.Body, whole); err != nil {
-			return nil, err
-		}
+		whole, got := buffer[:r.ContentLength], 0
 		// The end of the body comes with its trailers.
-		if n, err := r.Body.Read(buffer[len(whole):]); n > 0 || err != io.EOF {
-			if err == nil || err == io.EOF {
-				err = errors.New("upstream: the body is longer than it said")
+		for err := error(nil); err != io.EOF; {
+			b.wait()
+			var n int
+			n, err = r.Body.Read(buffer[got:])
+			switch got += n; {
+			case got == len(buffer):
+				return nil, errors.New("upstream: the body is longer than it said")
+			case err == io.EOF && got < len(whole):
+				return nil, io.ErrUnexpectedEOF
+			case err != nil && err != io.EOF:
+				return nil, err
 			}
-			return nil, err
 		}
 		b.get = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(whole)), nil }
 		r.Body, _ = b.get()
 	default:
 		b.src = r.Body
-		b.control = http.NewResponseController(w)
 	}
 	return b, nil
+}
+
+// wait gives the client of a stream time for its next piece. A stream has no time to end, but nobody holds it by sending nothing.
+func (b *body) wait() {
+	if b.idle > 0 {
+		_ = b.control.SetReadDeadline(time.Now().Add(b.idle))
+	}
+}
+
+// stir is for when a piece of the answer has been passed on: on the request's side of a stream may be silence then.
+func (b *body) stir() {
+	if b.stream != nil {
+		b.stream.wait()
+	}
 }
 
 // again says whether the body can be sent once more: it is kept, or nobody has begun to read it, and nobody does after this.
@@ -173,11 +191,32 @@ func (s *stream) untouched() bool {
 	return !s.begun
 }
 
+// wait is that of the body, unless the client is not waited for any more. Whoever cuts it off must not be undone.
+func (s *stream) wait() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.begun && !s.dead && !s.ended.Load() {
+		s.body.wait()
+	}
+}
+
+// end is for a body that was read to its end. net/http listens for what comes next by then, and would take a time that somebody has
+// set since for the client's end.
+func (s *stream) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended.Store(true)
+	if s.body.idle > 0 {
+		_ = s.body.control.SetReadDeadline(time.Time{})
+	}
+}
+
 func (s *stream) pump() {
 	defer close(s.done)
 	buffer := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buffer)
 	for {
+		s.wait()
 		n, err := s.body.src.Read(buffer[:])
 		switch {
 		case err == io.EOF:
@@ -185,7 +224,7 @@ func (s *stream) pump() {
 			if s.trailers != nil {
 				s.body.copyTrailers(s.trailers)
 			}
-			s.ended.Store(true)
+			s.end()
 		case err != nil:
 			s.body.broken.CompareAndSwap(nil, &err)
 		}

@@ -39,7 +39,8 @@ type Config struct {
 	// HeaderBytes bounds the header of a request as HTTP/2 counts it: names, values, and 32 for each field. Over h2 it must
 	// not be more than the upstream takes: some upstreams close the connection then, with the requests of all others.
 	HeaderBytes int `mapstructure:"header_bytes"`
-	// StreamIdle cuts a WebSocket on which nothing moves for this long, and a stream whose client takes nothing.
+	// StreamIdle cuts a WebSocket on which nothing moves for this long, and a stream whose client takes nothing, or sends nothing of a
+	// body that it has begun while nothing comes back.
 	StreamIdle time.Duration `mapstructure:"stream_idle"`
 	Pool       Pool          `mapstructure:"pool"`
 	Health     Health        `mapstructure:"health"`

@@ -107,7 +107,11 @@ func (x *exchange) serve() {
 	u := x.u
 	// The body first: whoever sends slowly must not hold a place while doing so.
 	var err error
-	if x.body, err = newBody(x.w, x.r, u.cfg.ReplayBody); err != nil {
+	idle := time.Duration(0)
+	if x.long {
+		idle = u.cfg.StreamIdle
+	}
+	if x.body, err = newBody(x.w, x.r, u.cfg.ReplayBody, idle); err != nil {
 		x.fail(ClientAbort, err)
 		x.result.BodyGone = true
 		return
@@ -458,6 +462,9 @@ func (x *exchange) answer(resp *http.Response) verdict {
 					x.fail(ClientAbort, failure)
 					return nothing
 				}
+			}
+			if x.long {
+				x.body.stir()
 			}
 			if events {
 				end.write(buffer[:n])

@@ -430,12 +430,56 @@ func TestFailuresInARow(t *testing.T) {
 	}
 }
 
+// timed is a writer that notes until when the client may send.
+type timed struct {
+	http.ResponseWriter
+	until time.Time
+}
+
+func (w *timed) SetReadDeadline(t time.Time) error {
+	w.until = t
+	return nil
+}
+
+type readFunc func(p []byte) (int, error)
+
+func (fn readFunc) Read(p []byte) (int, error) { return fn(p) }
+
+// A body that has come to its end has no time any more, also if a piece of the answer has passed in the same moment.
+func TestNoTimeAfterTheBody(t *testing.T) {
+	t.Parallel()
+	w := &timed{ResponseWriter: httptest.NewRecorder()}
+	var b *body
+	r := &http.Request{ContentLength: -1, Body: io.NopCloser(readFunc(func([]byte) (int, error) {
+		b.stir()
+		if w.until.Before(time.Now()) {
+			t.Error("the client has no time for its body")
+		}
+		return 0, io.EOF
+	}))}
+	b, err := newBody(w, r, 0, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out http.Request
+	if err := b.attach(&out, H1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(out.Body); err != nil {
+		t.Fatal(err)
+	}
+	b.stir()
+	if !w.until.IsZero() {
+		t.Errorf("the connection is read until %s", w.until)
+	}
+}
+
 // What has ended is not read from any more: the server may use the connection for another request.
 func TestBodyHasEnded(t *testing.T) {
 	t.Parallel()
 	src := bytes.NewReader(make([]byte, 1000))
 	r := &http.Request{Body: io.NopCloser(src), ContentLength: 1000}
-	b, err := newBody(httptest.NewRecorder(), r, 0)
+	b, err := newBody(httptest.NewRecorder(), r, 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
