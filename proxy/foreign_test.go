@@ -1,8 +1,10 @@
 package proxy_test
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/banyan-go/banyan/proxy"
@@ -64,5 +66,56 @@ func TestForeignGuards(t *testing.T) {
 	}
 	if a := s.do("GET", "/admin", "", "Authorization", "Bearer admin:root"); a.status != 200 {
 		t.Errorf("an admin gets %d %s", a.status, a.body)
+	}
+}
+
+// What the pages of an application may do is its own to say. What we answer in its place is ours.
+func TestForeignPagesAreNotOurs(t *testing.T) {
+	t.Parallel()
+	s := replaced(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/said":
+			w.Header().Set("X-Frame-Options", "SAMEORIGIN")
+		case "/kept":
+			w.Header().Set("Cache-Control", "public, max-age=60")
+		case "/broken":
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = io.WriteString(w, "<script>1</script>")
+	}, func(c *proxy.Config) { c.TrustedProxies = []string{"127.0.0.1"} },
+		proxy.ForeignRoute{Match: "POST /{rest...}", Class: "write"}, proxy.ForeignRoute{Match: "GET /{rest...}", Class: "read"}, proxy.ForeignRoute{Match: "GET /staff", Class: "read", Auth: "staff"})
+	ours := map[string]string{
+		"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
+	}
+	always := map[string]string{"X-Content-Type-Options": "nosniff", "Strict-Transport-Security": "max-age=31536000"}
+	for _, c := range []struct {
+		method, path string
+		status       int
+		want         map[string]string
+	}{
+		{"GET", "/page", 200, nil},
+		{"POST", "/page", 200, nil},
+		{"GET", "/said", 200, map[string]string{"X-Frame-Options": "SAMEORIGIN"}},
+		{"GET", "/kept", 200, map[string]string{"Cache-Control": "public, max-age=60"}},
+		{"GET", "/kept", 200, map[string]string{"Cache-Control": "public, max-age=60"}}, // from our cache
+		{"GET", "/staff", 401, ours},
+		{"PUT", "/page", 405, ours},
+		{"POST", "/broken", 502, ours},
+		{"GET", "/broken", 502, ours},
+	} {
+		got := s.do(c.method, c.path, "", "X-Forwarded-Proto", "https")
+		if got.status != c.status {
+			t.Errorf("%s %s: %d %s, want %d", c.method, c.path, got.status, got.body, c.status)
+		}
+		for name := range ours {
+			if value := strings.Join(got.header[http.CanonicalHeaderKey(name)], " and "); value != c.want[name] {
+				t.Errorf("%s %s: %s is %q, want %q", c.method, c.path, name, value, c.want[name])
+			}
+		}
+		for name, want := range always {
+			if value := got.header.Get(name); value != want {
+				t.Errorf("%s %s: %s is %q, want %q", c.method, c.path, name, value, want)
+			}
+		}
 	}
 }

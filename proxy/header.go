@@ -74,6 +74,14 @@ func protect(h http.Header, secure bool) {
 	}
 }
 
+// expose takes off what suits our own pages and answers alone: what an application that is not ours may show, and for how long it is
+// kept, it says itself. What is about the host and the way to it stays, and so does nosniff: its pages and ours have one origin.
+func expose(h http.Header) {
+	for _, name := range [...]string{"Referrer-Policy", "X-Frame-Options", "Content-Security-Policy", "Cache-Control"} {
+		delete(h, name)
+	}
+}
+
 // saneID says whether a request id may be used as it is: in logs, in headers, in rows.
 func saneID(id string) bool {
 	if id == "" || len(id) > 64 {

@@ -74,6 +74,9 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 		// The module knows GET; the server itself keeps the body back.
 		request.Method = http.MethodGet
 	}
+	if rt.target.foreign {
+		expose(x.answer.Header())
+	}
 	next := func(w http.ResponseWriter, r *http.Request) { x.send(w, r, q) }
 	if rt.merged {
 		next = func(w http.ResponseWriter, r *http.Request) { g.aggregates.Serve(w, r, x.fetch(r)) }
@@ -443,6 +446,7 @@ func (x *exchange) refuse(w http.ResponseWriter, r *http.Request, result upstrea
 	if result.Failure == upstream.MaybeSent && x.route.Class == module.Write {
 		kind, detail = errs.OutcomeUnknown, "the service behind broke off: whether it was done is unknown; ask again with the same Idempotency-Key"
 	}
+	protect(w.Header(), x.client.secure)
 	rest.WriteProblem(w, newProblem(ctx, status, kind, detail), retry)
 }
 
