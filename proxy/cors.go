@@ -35,6 +35,15 @@ func (g *Gateway) allowOrigin(h, request http.Header) bool {
 	return true
 }
 
+// dropCORS takes off what an upstream says about origins: gateway.cors says who may read, and half of each would let somebody else in.
+func dropCORS(h http.Header) {
+	for name := range h {
+		if strings.HasPrefix(name, "Access-Control-") {
+			delete(h, name)
+		}
+	}
+}
+
 // options answers OPTIONS, a CORS preflight among them, for a path that exists.
 func (g *Gateway) options(w http.ResponseWriter, r *http.Request, allow string, allowed bool) {
 	h := w.Header()

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/banyan-go/banyan/proxy"
@@ -117,5 +118,53 @@ func TestForeignPagesAreNotOurs(t *testing.T) {
 				t.Errorf("%s %s: %s is %q, want %q", c.method, c.path, name, value, want)
 			}
 		}
+	}
+}
+
+// Pages of other origins call an application as they call us: gateway.cors says which, and nobody else does.
+func TestForeignCORS(t *testing.T) {
+	t.Parallel()
+	const page = "https://shop.example"
+	var asked atomic.Int64
+	origin := func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		h := w.Header()
+		h.Set("Access-Control-Allow-Origin", "*")
+		h.Set("Access-Control-Allow-Credentials", "true")
+		h.Set("access-control-allow-private-network", "true")
+	}
+	routes := []proxy.ForeignRoute{{Match: "/admin/{rest...}", Class: "write", Auth: "admin"}, {Match: "/{rest...}", Class: "write"}}
+	s := replaced(t, origin, func(c *proxy.Config) { c.CORS.Origins, c.CORS.Credentials = []string{page}, true }, routes...)
+	allowed := func(a reply) string {
+		return strings.Join([]string{a.header.Get("Access-Control-Allow-Origin"), a.header.Get("Access-Control-Allow-Credentials"), a.header.Get("Access-Control-Allow-Private-Network")}, " ")
+	}
+	for _, path := range []string{"/admin/users", "/old"} {
+		a := s.do("OPTIONS", path, "", "Origin", page, "Access-Control-Request-Method", "PUT")
+		if a.status != http.StatusNoContent || allowed(a) != page+" true " || !strings.Contains(a.header.Get("Access-Control-Allow-Methods"), "PUT") {
+			t.Errorf("the preflight to %s gets %d %v", path, a.status, a.header)
+		}
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("%d preflights have reached the application", n)
+	}
+	if a := s.do("GET", "/old", "", "Origin", page); a.status != 200 || allowed(a) != page+" true " {
+		t.Errorf("the page may read %q", allowed(a))
+	}
+	for _, header := range [][]string{{"Origin", "https://evil.example"}, nil} {
+		if a := s.do("GET", "/old", "", header...); a.status != 200 || allowed(a) != "  " {
+			t.Errorf("%v may read %q", header, allowed(a))
+		}
+	}
+	if a := s.do("OPTIONS", "/admin/users", "", "Origin", "https://evil.example", "Access-Control-Request-Method", "PUT"); a.status != 401 || allowed(a) != "  " {
+		t.Errorf("the preflight of another page gets %d %v", a.status, a.header)
+	}
+	if a := s.do("OPTIONS", "/admin/users", "", "Origin", page); a.status != 401 {
+		t.Errorf("an OPTIONS that is no preflight gets %d", a.status)
+	}
+
+	// Where we say nothing about origins the application does.
+	s = replaced(t, origin, nil, routes...)
+	if a := s.do("GET", "/old", "", "Origin", page); allowed(a) != "* true true" {
+		t.Errorf("the application's own word is %q", allowed(a))
 	}
 }

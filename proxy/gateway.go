@@ -362,11 +362,12 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 		}
 	}
 	rt := place.route(r.Method)
+	// A browser asks before it sends a token, so what it asks is not for a route of all methods, which may need one.
+	if r.Method == http.MethodOptions && (rt == nil || crossOrigin && r.Header.Get("Access-Control-Request-Method") != "") {
+		g.options(&x.answer, r, place.allow, crossOrigin)
+		return
+	}
 	if rt == nil {
-		if r.Method == http.MethodOptions {
-			g.options(&x.answer, r, place.allow, crossOrigin)
-			return
-		}
 		x.answer.Header().Set("Allow", place.allow)
 		x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes "+place.allow), 0)
 		return

@@ -371,7 +371,7 @@ func (x *exchange) observe(ctx context.Context, t *target, start time.Time, remo
 
 // call says how the upstream is to treat the request, and tells it who asks.
 func (x *exchange) call(t *target, r *http.Request, q rest.Request, copied bool) upstream.Call {
-	return upstream.Call{
+	c := upstream.Call{
 		Class: x.route.Class, Upgrade: x.socket && x.route.Class == module.Stream,
 		// A route that changes something keeps its answer under the key: a repeat does no harm.
 		Repeatable: !copied && !t.foreign && q.IdempotencyKey != "",
@@ -379,6 +379,10 @@ func (x *exchange) call(t *target, r *http.Request, q rest.Request, copied bool)
 			return x.prepare(t, out, r, q, copied)
 		},
 	}
+	if len(x.g.cfg.CORS.Origins) > 0 {
+		c.Answer = dropCORS
+	}
+	return c
 }
 
 // prepare sets what another process is told about the request. All of it was dropped from what the client has sent.

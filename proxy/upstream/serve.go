@@ -25,6 +25,8 @@ type Call struct {
 	// Prepare sets the headers of one attempt, the first is 1. It sets values and does not change those that are there. nil
 	// sets nothing.
 	Prepare func(out *http.Request, attempt int) error
+	// Answer changes the header of an answer before anybody sees it; nil changes nothing.
+	Answer  func(h http.Header)
 	Upgrade bool // a WebSocket is asked for and allowed
 	Flush   bool // each piece of the answer is passed on at once; streams and answers of unknown length always are
 }
@@ -408,7 +410,7 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 func (x *exchange) answer(resp *http.Response) verdict {
 	w, h := x.w, x.w.Header()
 	defer func() { _ = resp.Body.Close() }()
-	copyHeader(h, resp.Header)
+	x.header(resp)
 	announced := 0
 	for name := range resp.Trailer {
 		if trailer(name) {
@@ -480,6 +482,14 @@ func (x *exchange) answer(resp *http.Response) verdict {
 	_ = resp.Body.Close() // now, so that the trailers are there
 	x.trailers(resp)
 	return nothing
+}
+
+// header sets what the upstream has answered.
+func (x *exchange) header(resp *http.Response) {
+	if x.call.Answer != nil {
+		x.call.Answer(resp.Header)
+	}
+	copyHeader(x.w.Header(), resp.Header)
 }
 
 // broke is for an answer that has ended before its end.

@@ -135,7 +135,7 @@ const goodbye = 5 * time.Second // for the other side to end what one side has e
 // tunnel joins the connections until one side ends, nothing moves any more, or the endpoint goes.
 func (x *exchange) tunnel(e *endpoint, up net.Conn, in *bufio.Reader, resp *http.Response) verdict {
 	h := x.w.Header()
-	copyHeader(h, resp.Header)
+	x.header(resp)
 	delete(h, "Content-Length")
 	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	client, early, err := http.NewResponseController(x.w).Hijack()
