@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -143,6 +144,50 @@ func TestDocsListsFilesInOrder(t *testing.T) {
 		if want := filepath.Join(dir, "asyncapi.json") + "\n" + filepath.Join(dir, "openapi.json") + "\n"; code != 0 || out != want {
 			t.Fatalf("exit code %d, %v, prints %q, want %q", code, err, out, want)
 		}
+	}
+}
+
+// TestKeysAreKept: whoever offers an Idempotency-Key may be sent the same again by the gateway, so its answers have to be of the kind
+// that is kept.
+func TestKeysAreKept(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if out, code, err := run(t, "docs", "--dir", dir); code != 0 {
+		t.Fatalf("exit code %d, %v, prints %q", code, err, out)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "openapi.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Paths map[string]map[string]struct {
+			Parameters []struct{ Name string }
+			Responses  map[string]struct{ Headers map[string]any }
+		}
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	offered := 0
+	for path, operations := range doc.Paths {
+		for method, o := range operations {
+			takes, keeps := false, false
+			for _, p := range o.Parameters {
+				takes = takes || p.Name == "Idempotency-Key"
+			}
+			for _, r := range o.Responses {
+				keeps = keeps || r.Headers["Idempotency-Replayed"] != nil
+			}
+			if takes && !keeps {
+				t.Errorf("%s %s takes an Idempotency-Key and keeps no answer; mark its route as Fresh", method, path)
+			}
+			if takes {
+				offered++
+			}
+		}
+	}
+	if offered < 10 {
+		t.Errorf("%d routes take an Idempotency-Key: nothing was looked at", offered)
 	}
 }
 

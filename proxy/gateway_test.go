@@ -106,7 +106,7 @@ func routes() []module.Descriptor {
 		{ID: "small", Method: "POST", Path: "/api/small", Class: module.Write, MaxBody: 16},
 		{ID: "report", Method: "GET", Path: "/api/reports", Class: module.Read, Auth: identity.Staff},
 		{ID: "wipe", Method: "DELETE", Path: "/api/orders/{id}", Class: module.Write, Auth: identity.Admin},
-		{ID: "login", Method: "POST", Path: "/api/login", Class: module.Write, Limit: "login"},
+		{ID: "login", Method: "POST", Path: "/api/login", Class: module.Write, Limit: "login", Fresh: true},
 		{ID: "follow", Method: "GET", Path: "/api/follow", Class: module.Stream},
 	}}}
 }

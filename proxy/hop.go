@@ -23,7 +23,7 @@ func (x *exchange) reach(w http.ResponseWriter, r *http.Request, q rest.Request,
 	if t.placement.State != Local {
 		return true
 	}
-	losable := x.route.Class != module.Stream && (r.Method == http.MethodGet || q.IdempotencyKey != "")
+	losable := x.route.Class != module.Stream && (r.Method == http.MethodGet || x.repeatable(q))
 	for attempt := 1; ; attempt++ {
 		err := x.g.hop.Hop(r.Context(), t.placement.Module, losable)
 		switch {

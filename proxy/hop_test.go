@@ -41,6 +41,8 @@ func TestHop(t *testing.T) {
 		"a write with a key, twice": {"POST", "/api/orders", []string{"Idempotency-Key", "k1"}, 2, 502, 2},
 		"a write without a key":     {"POST", "/api/orders", nil, 1, 200, 1},
 		"a removal":                 {"DELETE", "/api/orders/1", nil, 1, 200, 1},
+		"a removal with a key":      {"DELETE", "/api/orders/1", []string{"Idempotency-Key", "k1"}, 1, 200, 1},
+		"a login with a key":        {"POST", "/api/login", []string{"Idempotency-Key", "k1"}, 1, 200, 1},
 		"a stream":                  {"GET", "/api/follow", nil, 1, 200, 1},
 	} {
 		hop := &lossy{losses: test.losses}

@@ -373,8 +373,7 @@ func (x *exchange) observe(ctx context.Context, t *target, start time.Time, remo
 func (x *exchange) call(t *target, r *http.Request, q rest.Request, copied bool) upstream.Call {
 	c := upstream.Call{
 		Class: x.route.Class, Upgrade: x.socket && x.route.Class == module.Stream,
-		// A route that changes something keeps its answer under the key: a repeat does no harm.
-		Repeatable: !copied && !t.foreign && q.IdempotencyKey != "",
+		Repeatable: !copied && x.repeatable(q),
 		Prepare: func(out *http.Request, _ int) error {
 			return x.prepare(t, out, r, q, copied)
 		},
@@ -384,6 +383,12 @@ func (x *exchange) call(t *target, r *http.Request, q rest.Request, copied bool)
 	}
 	return c
 }
+
+// repeatable says whether a repeat does no harm because the module keeps its answer under the key. An application that is not ours has
+// promised nothing.
+func (x *exchange) repeatable(q rest.Request) bool { return q.IdempotencyKey != "" && x.keepsAnswer() }
+
+func (x *exchange) keepsAnswer() bool { return x.route.KeepsAnswer() && !x.route.target.foreign }
 
 // prepare sets what another process is told about the request. All of it was dropped from what the client has sent.
 func (x *exchange) prepare(t *target, out, r *http.Request, q rest.Request, copied bool) error {
@@ -448,7 +453,10 @@ func (x *exchange) refuse(w http.ResponseWriter, r *http.Request, result upstrea
 		status, kind = http.StatusGatewayTimeout, errs.Timeout
 	}
 	if result.Failure == upstream.MaybeSent && x.route.Class == module.Write {
-		kind, detail = errs.OutcomeUnknown, "the service behind broke off: whether it was done is unknown; ask again with the same Idempotency-Key"
+		kind, detail = errs.OutcomeUnknown, "the service behind broke off: whether it was done is unknown"
+		if x.keepsAnswer() {
+			detail += "; ask again with the same Idempotency-Key"
+		}
 	}
 	protect(w.Header(), x.client.secure)
 	rest.WriteProblem(w, newProblem(ctx, status, kind, detail), retry)

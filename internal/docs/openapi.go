@@ -48,7 +48,7 @@ func OpenAPI(modules []*module.Module, version string) ([]byte, error) {
 		"openapi": "3.1.0",
 		"info": object{
 			"title": "Banyan", "version": version,
-			"description": "The shop. Send an Idempotency-Key with every POST and PATCH: a repeat then gets the first answer and nothing happens " +
+			"description": "The shop. Send an Idempotency-Key with every POST and PATCH that takes one: a repeat then gets the first answer and nothing happens " +
 				"twice. Errors are problem+json (RFC 9457). Lists come in pages: pass `next` of one as `cursor` of the following.",
 			"license": object{"name": "Apache-2.0", "identifier": "Apache-2.0"},
 		},

@@ -40,7 +40,7 @@ type Class string
 // The classes of routes.
 const (
 	Read   Class = "read"   // changes nothing
-	Write  Class = "write"  // changes state; honours Idempotency-Key
+	Write  Class = "write"  // changes state
 	Stream Class = "stream" // answers without end
 )
 
@@ -54,8 +54,14 @@ type Route struct {
 	Summary string
 	Status  int    // of success; 0 means 200
 	Money   bool   // its idempotency keys are kept for ever
+	Fresh   bool   // each request is answered anew, whatever its Idempotency-Key: the answer is a secret, which is not kept
 	MaxBody int64  // bytes; 0 means the gateway's default (1 MiB)
 	Limit   string // name of a stricter rate limit, as in "login"; "" means the default one
+}
+
+// KeepsAnswer says whether the answer is kept under the request's Idempotency-Key, so that the request may be sent again.
+func (r Route) KeepsAnswer() bool {
+	return r.Class == Write && (r.Method == "POST" || r.Method == "PATCH") && !r.Fresh
 }
 
 // Subscription is a handler of other modules' events.

@@ -128,7 +128,7 @@ func Operation(name string, r module.Route) huma.Operation {
 		op.Security = []map[string][]string{{"bearer": {}}}
 		op.Description = "Needs the role " + string(r.Auth) + "."
 	}
-	if r.Method == http.MethodPost || r.Method == http.MethodPatch {
+	if r.KeepsAnswer() {
 		op.Parameters = append(op.Parameters, &huma.Param{
 			Name: "Idempotency-Key", In: "header", Schema: &huma.Schema{Type: "string", MaxLength: ptr(255)},
 			Description: "Makes the request safe to send again: the same key gets the first answer.",

@@ -20,8 +20,8 @@ func Descriptor() module.Descriptor {
 		Summary:  "registration, invitation, login, profile, preferences, roles, erasure of personal data",
 		Contract: usersapi.Contract(),
 		Routes: []module.Route{
-			{ID: "login", Method: "POST", Path: "/api/auth/login", Class: module.Write, Limit: "login", Summary: "Sign in with email and password"},
-			{ID: "refresh", Method: "POST", Path: "/api/auth/refresh", Class: module.Write, Summary: "Exchange a refresh token for new tokens"},
+			{ID: "login", Method: "POST", Path: "/api/auth/login", Class: module.Write, Limit: "login", Fresh: true, Summary: "Sign in with email and password"},
+			{ID: "refresh", Method: "POST", Path: "/api/auth/refresh", Class: module.Write, Fresh: true, Summary: "Exchange a refresh token for new tokens"},
 			{ID: "logout", Method: "POST", Path: "/api/auth/logout", Class: module.Write, Auth: identity.Customer, Summary: "End this session"},
 			{ID: "logout-all", Method: "POST", Path: "/api/auth/logout-all", Class: module.Write, Auth: identity.Customer, Summary: "End all sessions of the caller"},
 			{ID: "me", Method: "GET", Path: "/api/auth/me", Class: module.Read, Auth: identity.Customer, Summary: "Show the caller's account"},
