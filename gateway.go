@@ -78,7 +78,7 @@ func routeCommand(s *settings) *cobra.Command {
 				return err
 			}
 			var e proxy.Explanation
-			if err := a.Get(cmd.Context(), cli.Path("route")+cli.Query("method", strings.ToUpper(args[0]), "path", args[1], "user", user, "role", as, "wish", wish), &e); err != nil {
+			if err := a.Get(cmd.Context(), cli.Path("route")+cli.Query("method", args[0], "path", args[1], "user", user, "role", as, "wish", wish), &e); err != nil {
 				return err
 			}
 			bucket := "-"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -188,6 +189,27 @@ func TestKeysAreKept(t *testing.T) {
 	}
 	if offered < 10 {
 		t.Errorf("%d routes take an Idempotency-Key: nothing was looked at", offered)
+	}
+}
+
+// TestExplainAsksWhatItWasAsked: "get" is no GET to the gateway, so it is none to who asks about it.
+func TestExplainAsksWhatItWasAsked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if _, err := admin.Token(dir); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Query().Get("method")
+		_, _ = fmt.Fprint(w, "{}")
+	}))
+	t.Cleanup(server.Close)
+	if out, code, err := run(t, "route", "explain", "get", "/x", "--data", dir, "--admin-addr", server.Listener.Addr().String()); code != 0 {
+		t.Fatalf("exit code %d, %v, prints %q", code, err, out)
+	}
+	if got := <-asked; got != "get" {
+		t.Errorf("asks about %s", got)
 	}
 }
 

@@ -26,6 +26,15 @@ type Explanation struct {
 	Copied    bool         `json:"copied,omitempty"` // a share of such requests is compared
 }
 
+// ownPage is for what the gateway answers itself.
+func (e Explanation) ownPage(method, path, why string) (Explanation, error) {
+	if method != http.MethodGet && method != http.MethodHead {
+		return e, errs.New(errs.NotFound, "%s takes %s, not %s", e.Path, readOnly, method)
+	}
+	e.Route, e.Class, e.Target, e.Reason = http.MethodGet+" "+path, module.Read, "gateway", why
+	return e, nil
+}
+
 // Explain says what becomes of a request of a user with a role; "" is nobody.
 func (g *Gateway) Explain(method, target, user string, role identity.Role, wish string) (Explanation, error) {
 	u, err := url.ParseRequestURI(target)
@@ -39,7 +48,14 @@ func (g *Gateway) Explain(method, target, user string, role identity.Role, wish 
 	if err != nil {
 		return Explanation{}, err
 	}
-	e := Explanation{}
+	if !headerName(method) {
+		return Explanation{}, errs.New(errs.Malformed, "%q is not a method, as in GET", method)
+	}
+	t := g.table.Load()
+	e := Explanation{Path: path, Epoch: t.epoch}
+	if isProbe(path) {
+		return e.ownPage(method, path, "probe")
+	}
 	if g.rules != nil {
 		outcome, err := g.rules.Apply(&http.Request{Method: method, URL: u, Header: http.Header{}}, path)
 		switch {
@@ -51,16 +67,22 @@ func (g *Gateway) Explain(method, target, user string, role identity.Role, wish 
 			e.Rule, path = path+" -> "+outcome.Path, outcome.Path
 		}
 	}
-	t := g.table.Load()
-	e.Path, e.Epoch = path, t.epoch
+	e.Path = path
 	place := t.root.find(path)
 	if place == nil {
+		if own := g.extraAt(path); own != nil {
+			return e.ownPage(method, own.Path, "beside the modules")
+		}
 		place = t.rest
 	}
 	if place == nil {
 		return e, errs.New(errs.NotFound, "nobody answers for %s; `banyan routes` prints who answers for what", path)
 	}
 	r := place.route(method)
+	if r == nil && method == http.MethodOptions {
+		e.Route, e.Target, e.Reason = method, "gateway", "the path takes "+place.allow
+		return e, nil
+	}
 	if r == nil {
 		return e, errs.New(errs.NotFound, "%s takes %s, not %s", path, place.allow, method)
 	}

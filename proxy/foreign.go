@@ -58,6 +58,8 @@ func (f Foreign) check(prefix string) error {
 		switch {
 		case method != anyMethod && (!slices.Contains(methods, method) || method == http.MethodHead || method == http.MethodOptions):
 			return fmt.Errorf("%s.match: %q is not GET, POST, PUT, PATCH or DELETE; leave the method out for all of them", key, method)
+		case isProbe(path):
+			return fmt.Errorf("%s.match: %s is answered by the gateway itself; leave the route out", key, path)
 		case r.Class != string(module.Read) && r.Class != string(module.Write) && r.Class != string(module.Stream):
 			return fmt.Errorf("%s.class: %q is not read, write or stream", key, r.Class)
 		case !slices.Contains([]identity.Role{identity.Anonymous, identity.Customer, identity.Staff, identity.Admin}, identity.Role(r.Auth)):

@@ -314,7 +314,7 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 		return
 	}
 	// Probes ask by address, so they are answered whatever the host.
-	if path == "/healthz" || path == "/readyz" {
+	if isProbe(path) {
 		x.probe(ctx, r, path)
 		return
 	}
@@ -353,7 +353,7 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 	x.table = t
 	place := t.root.find(path)
 	if place == nil {
-		if !strings.HasPrefix(path, "/api/") && x.beside(ctx, r, path) {
+		if x.beside(ctx, r, path) {
 			return
 		}
 		if place = t.rest; place == nil {
@@ -479,25 +479,39 @@ func (x *exchange) unknown(ctx context.Context, err error) {
 
 // beside answers what no module does; false if it is not there either.
 func (x *exchange) beside(ctx context.Context, r *http.Request, path string) bool {
-	for _, e := range x.g.extra {
-		if path != e.path && (e.path == "/" || !strings.HasPrefix(path, e.path) || path[len(e.path)] != '/') {
-			continue
-		}
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			x.answer.Header().Set("Allow", "GET, HEAD")
-			x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes GET, HEAD"), 0)
-			return true
-		}
-		x.route = e.route
-		if x.g.anonymous != nil {
-			if err := x.g.anonymous.check(x.answer.Header(), x.client.key, x.g.clock.Now()); err != nil {
-				x.fail(ctx, err)
-				return true
-			}
-		}
-		delete(r.Header, "Authorization")
-		x.forward(ctx, &x.answer, r, path, rest.Request{Method: http.MethodGet, Path: path, Query: r.URL.RawQuery, BodyHash: noBody})
+	rt := x.g.extraAt(path)
+	if rt == nil {
+		return false
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		x.answer.Header().Set("Allow", readOnly)
+		x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes "+readOnly), 0)
 		return true
 	}
-	return false
+	x.route = rt
+	if x.g.anonymous != nil {
+		if err := x.g.anonymous.check(x.answer.Header(), x.client.key, x.g.clock.Now()); err != nil {
+			x.fail(ctx, err)
+			return true
+		}
+	}
+	delete(r.Header, "Authorization")
+	x.forward(ctx, &x.answer, r, path, rest.Request{Method: http.MethodGet, Path: path, Query: r.URL.RawQuery, BodyHash: noBody})
+	return true
+}
+
+// readOnly are the methods of what is answered beside the modules.
+const readOnly = "GET, HEAD"
+
+// extraAt is the handler beside the modules that has the path, or nil.
+func (g *Gateway) extraAt(path string) *route {
+	if strings.HasPrefix(path, "/api/") {
+		return nil
+	}
+	for _, e := range g.extra {
+		if path == e.path || e.path != "/" && strings.HasPrefix(path, e.path) && path[len(e.path)] == '/' {
+			return e.route
+		}
+	}
+	return nil
 }

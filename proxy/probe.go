@@ -11,11 +11,13 @@ import (
 	"github.com/banyan-go/banyan/internal/errs"
 )
 
+func isProbe(path string) bool { return path == "/healthz" || path == "/readyz" }
+
 // probe answers /healthz, which says that the process lives, and /readyz, which says whether it should get requests.
 func (x *exchange) probe(ctx context.Context, r *http.Request, path string) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		x.answer.Header().Set("Allow", "GET, HEAD")
-		x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes GET, HEAD"), 0)
+		x.answer.Header().Set("Allow", readOnly)
+		x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes "+readOnly), 0)
 		return
 	}
 	if path == "/healthz" {
