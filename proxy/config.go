@@ -53,7 +53,7 @@ type Limits struct {
 	ReadHeader  time.Duration `mapstructure:"read_header"` // time to send the header
 	ReadBody    time.Duration `mapstructure:"read_body"`   // time to send the body
 	Request     time.Duration `mapstructure:"request"`     // time to be answered; 0 is without end; streams have none
-	Write       time.Duration `mapstructure:"write"`       // time to take the answer; streams have none
+	Write       time.Duration `mapstructure:"write"`       // time to take the answer; 0 is without end; streams have none
 	Idle        time.Duration `mapstructure:"idle"`        // time until a connection that is not used is closed
 
 	StreamsPerClient int `mapstructure:"streams_per_client"` // at a time, of a user, or of an address without a token; 0 is no limit
@@ -134,7 +134,7 @@ func (c Config) Validate() error {
 		{"read_header", c.Limits.ReadHeader}, {"read_body", c.Limits.ReadBody}, {"request", c.Limits.Request},
 		{"write", c.Limits.Write}, {"idle", c.Limits.Idle},
 	} {
-		if d.key == "request" && d.value == 0 {
+		if (d.key == "request" || d.key == "write") && d.value == 0 {
 			continue
 		}
 		if d.value < time.Millisecond || d.value > time.Hour {
@@ -143,6 +143,10 @@ func (c Config) Validate() error {
 	}
 	if c.Limits.Write >= time.Millisecond && c.Limits.Write < c.Limits.ReadBody {
 		note("gateway.limits.write: %s is less than gateway.limits.read_body, %s, and is counted from the same moment", c.Limits.Write, c.Limits.ReadBody)
+	}
+	if w := c.Limits.Write; w > 0 && (c.Limits.Request == 0 || c.Limits.Request >= w) {
+		// The connection is cut then, and a good answer with it.
+		note("gateway.limits.request: %s is not less than gateway.limits.write, %s, after which nothing can be answered; make it less, or gateway.limits.write more (0s is without end)", c.Limits.Request, w)
 	}
 	for _, r := range []struct {
 		key   string

@@ -765,7 +765,7 @@ func (s *shop) probe(path string) int {
 func TestDrainEndsStreams(t *testing.T) {
 	t.Parallel()
 	s := open(t, func(c *proxy.Config, _ *proxy.Options) {
-		c.Limits.Write, c.Limits.ReadBody, c.Limits.Request = 50*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
+		c.Limits.Write, c.Limits.ReadBody, c.Limits.Request = 50*time.Millisecond, 50*time.Millisecond, 40*time.Millisecond
 	})
 	later := make(chan struct{})
 	s.local = func(w http.ResponseWriter, r *http.Request) {
@@ -993,6 +993,10 @@ func TestConfigNamesTheKey(t *testing.T) {
 		{func(c *proxy.Config) { c.Limits.BodyBytes = 1 << 40 }, "gateway.limits.body_bytes:"},
 		{func(c *proxy.Config) { c.Limits.Idle = 0 }, "gateway.limits.idle: 0s is not between"},
 		{func(c *proxy.Config) { c.Limits.Write = time.Second }, "gateway.limits.write: 1s is less than gateway.limits.read_body"},
+		{func(c *proxy.Config) { c.Limits.Write = -1 }, "gateway.limits.write: -1ns is not between"},
+		{func(c *proxy.Config) { c.Limits.Request = c.Limits.Write }, "gateway.limits.request: 1m30s is not less than gateway.limits.write"},
+		{func(c *proxy.Config) { c.Limits.Request = 0 }, "gateway.limits.request: 0s is not less than gateway.limits.write, 1m30s, after which nothing can be answered; make it less, or gateway.limits.write more"},
+		{func(c *proxy.Config) { c.Limits.StreamsPerClient = -1 }, "gateway.limits.streams_per_client: -1 is not 0"},
 		{func(c *proxy.Config) { c.Rate.Login.PerSecond = -1 }, "gateway.rate.login.per_second: -1"},
 		{func(c *proxy.Config) { c.Rate.Customer.Burst = 0 }, "gateway.rate.customer.burst: 0 lets nothing pass"},
 		{func(c *proxy.Config) { c.Rate.Clients = 0 }, "gateway.rate.clients: 0"},
@@ -1011,8 +1015,12 @@ func TestConfigNamesTheKey(t *testing.T) {
 			t.Errorf("made with %s", test.want)
 		}
 	}
-	if err := proxy.DefaultConfig().Validate(); err != nil {
-		t.Error(err)
+	endless := proxy.DefaultConfig()
+	endless.Limits.Request, endless.Limits.Write = 0, 0
+	for _, c := range []proxy.Config{proxy.DefaultConfig(), endless} {
+		if err := c.Validate(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -1032,7 +1040,7 @@ func BenchmarkGateway(b *testing.B) {
 		return g
 	}
 	bare := gate(func(c *proxy.Config) {
-		c.Rate.Anonymous.PerSecond, c.Limits.Request, c.Cache.Enabled, c.Compress.Enabled = 0, 0, false, false
+		c.Rate.Anonymous.PerSecond, c.Limits.Request, c.Limits.Write, c.Cache.Enabled, c.Compress.Enabled = 0, 0, 0, false, false
 	})
 	full := gate(func(c *proxy.Config) { c.Rate.Anonymous = proxy.Rate{PerSecond: 1e9, Burst: 1e9} })
 	for _, bench := range []struct {

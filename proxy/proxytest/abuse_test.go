@@ -350,7 +350,7 @@ func TestAClientThatDoesNotReadIsCut(t *testing.T) {
 		ended <- err
 	})
 	d := open(t, func(c *proxy.Config, _ *proxy.Options) {
-		c.Limits.ReadBody, c.Limits.Write = 200*time.Millisecond, 200*time.Millisecond
+		c.Limits.ReadBody, c.Limits.Request, c.Limits.Write = 200*time.Millisecond, 900*time.Millisecond, time.Second
 		c.Upstreams = []proxy.Foreign{legacy(origin, proxy.ForeignRoute{Match: "GET /x", Class: "read"})}
 	})
 	p := dial(t, d.addr)
