@@ -69,6 +69,9 @@ func (f Foreign) check(prefix string) error {
 			return fmt.Errorf("%s.match: %w", key, err)
 		}
 	}
+	if len(f.Endpoints) == 0 {
+		return fmt.Errorf("%s.endpoints: is empty; give at least one, as in http://10.0.0.7:8000", prefix)
+	}
 	return f.Config.Validate(prefix)
 }
 

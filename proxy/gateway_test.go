@@ -997,6 +997,10 @@ func TestConfigNamesTheKey(t *testing.T) {
 		{func(c *proxy.Config) { c.Limits.Request = c.Limits.Write }, "gateway.limits.request: 1m30s is not less than gateway.limits.write"},
 		{func(c *proxy.Config) { c.Limits.Request = 0 }, "gateway.limits.request: 0s is not less than gateway.limits.write, 1m30s, after which nothing can be answered; make it less, or gateway.limits.write more"},
 		{func(c *proxy.Config) { c.Limits.StreamsPerClient = -1 }, "gateway.limits.streams_per_client: -1 is not 0"},
+		{func(c *proxy.Config) {
+			c.Upstreams = []proxy.Foreign{foreign("", proxy.ForeignRoute{Match: "/old", Class: "read"})}
+			c.Upstreams[0].Endpoints = nil
+		}, "gateway.upstreams[0].endpoints: is empty"},
 		{func(c *proxy.Config) { c.Rate.Login.PerSecond = -1 }, "gateway.rate.login.per_second: -1"},
 		{func(c *proxy.Config) { c.Rate.Customer.Burst = 0 }, "gateway.rate.customer.burst: 0 lets nothing pass"},
 		{func(c *proxy.Config) { c.Rate.Clients = 0 }, "gateway.rate.clients: 0"},
@@ -1020,6 +1024,18 @@ func TestConfigNamesTheKey(t *testing.T) {
 	for _, c := range []proxy.Config{proxy.DefaultConfig(), endless} {
 		if err := c.Validate(); err != nil {
 			t.Error(err)
+		}
+	}
+	for match, want := range map[string]string{
+		"/old":            "gateway.upstreams[0].routes[1].match: /old is taken by route legacy-0 of legacy",
+		"/{rest...}":      "gateway.upstreams[0].routes[1].match: /{rest...} is taken by route legacy-0 of legacy",
+		"GET /api/orders": "gateway.upstreams[0].routes[0].match: GET /api/orders is taken by route list of orders",
+	} {
+		c := proxy.DefaultConfig()
+		route := proxy.ForeignRoute{Match: match, Class: "read"}
+		c.Upstreams = []proxy.Foreign{foreign("http://127.0.0.1:1", route, route)}
+		if _, err := proxy.New(c, proxy.Options{Local: http.NotFoundHandler(), Modules: routes()}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
 		}
 	}
 }

@@ -102,22 +102,22 @@ func buildTable(epoch uint64, modules []module.Descriptor, targets func(module s
 
 // addForeign adds the routes of upstreams that are no processes of ours.
 func (t *table) addForeign(list []Foreign, targets func(name string) *target, maxBody int64) error {
-	for _, f := range list {
+	for n, f := range list {
 		for i, r := range f.Routes {
 			method, path := r.split()
 			entry := &route{
 				Route:  module.Route{ID: fmt.Sprintf("%s-%d", f.Name, i), Method: method, Path: path, Class: module.Class(r.Class), Auth: identity.Role(r.Auth)},
 				module: f.Name, target: targets(f.Name), maxBody: maxBody, scope: r.Scope,
 			}
+			put := t.add
 			if path == catchAll {
 				if t.rest == nil {
 					t.rest = &node{}
 				}
-				if other := t.rest.answer(entry); other != nil {
-					return fmt.Errorf("upstream %s: %s is taken by upstream %s", f.Name, path, other.module)
-				}
-			} else if other := t.add(entry); other != nil {
-				return fmt.Errorf("upstream %s: %s is taken by route %s of %s", f.Name, r.Match, other.ID, other.module)
+				put = t.rest.answer
+			}
+			if other := put(entry); other != nil {
+				return fmt.Errorf("gateway.upstreams[%d].routes[%d].match: %s is taken by route %s of %s", n, i, r.Match, other.ID, other.module)
 			}
 			t.routes = append(t.routes, entry)
 		}
