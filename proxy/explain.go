@@ -86,7 +86,7 @@ func (g *Gateway) Explain(method, target, user string, role identity.Role, wish 
 	if r == nil {
 		return e, errs.New(errs.NotFound, "%s takes %s, not %s", path, place.allow, method)
 	}
-	if r.target.foreign && t.ambiguous(place, path) {
+	if r.target.foreign && t.ambiguous(place, r, path) {
 		return e, errAmbiguous
 	}
 	e.Route, e.Module, e.Class, e.Auth, e.Scope, e.Placement = r.Method+" "+r.Path, r.module, r.Class, string(r.Auth), r.scope, r.target.placement

@@ -42,6 +42,12 @@ func TestForeignGuards(t *testing.T) {
 		proxy.ForeignRoute{Match: "GET /files/Secret", Class: "read", Auth: "staff"},
 		proxy.ForeignRoute{Match: "GET /pages/{name}", Class: "read"},
 		proxy.ForeignRoute{Match: "GET /pages/drafts", Class: "read", Auth: "staff"},
+		proxy.ForeignRoute{Match: "/wiki", Class: "write", Auth: "customer", Scope: "wiki"},
+		proxy.ForeignRoute{Match: "/wiki/{rest...}", Class: "write", Auth: "staff", Scope: "wiki"},
+		proxy.ForeignRoute{Match: "/blog", Class: "write", Auth: "staff"},
+		proxy.ForeignRoute{Match: "/blog/{rest...}", Class: "write", Auth: "customer"},
+		proxy.ForeignRoute{Match: "/news", Class: "write", Auth: "customer", Scope: "news"},
+		proxy.ForeignRoute{Match: "/news/{rest...}", Class: "write", Auth: "staff"},
 		proxy.ForeignRoute{Match: "/{rest...}", Class: "write"},
 	)
 	for _, c := range []struct {
@@ -54,8 +60,10 @@ func TestForeignGuards(t *testing.T) {
 		{"GET", "/admin", 401}, {"GET", "/admin/", 401}, {"GET", "/admin/users/", 401}, {"POST", "/admin", 401},
 		{"GET", "/ADMIN", 400}, {"GET", "/Admin/", 400}, {"GET", "/admIn/users", 400}, {"GET", "/adm%C4%B1n/users", 400}, {"GET", "/administrators", 200},
 		{"GET", "/files", 200}, {"GET", "/files/a/b/", 200}, {"GET", "/files/Secret", 401}, {"GET", "/files/Secret/", 400}, {"GET", "/files/secret", 400}, {"GET", "/files/secrets", 200},
-		{"GET", "/pages/home", 200}, {"GET", "/pages/Home", 200}, {"GET", "/pages/drafts", 401}, {"GET", "/pages/Drafts", 400}, {"GET", "/pages/drafts/", 400},
-		{"POST", "/api/orders", 401}, {"POST", "/api/orders/", 400}, {"GET", "/API/orders/1", 400}, {"GET", "/api/old", 200},
+		{"GET", "/pages/home", 200}, {"GET", "/pages/Home", 200}, {"GET", "/pages/drafts", 401}, {"GET", "/pages/home/", 400}, {"GET", "/pages/Drafts", 400}, {"GET", "/pages/drafts/", 400},
+		{"GET", "/wiki", 401}, {"GET", "/wiki/", 401}, {"GET", "/Wiki/", 400}, {"GET", "/wiki/a", 401},
+		{"GET", "/blog", 401}, {"GET", "/blog/", 400}, {"GET", "/blog/a/", 401}, {"GET", "/news/", 400},
+		{"POST", "/api/orders", 401}, {"POST", "/api/orders/", 400}, {"GET", "/api/orders/", 400}, {"GET", "/API/orders/1", 400}, {"GET", "/api/old", 200},
 	} {
 		if a := s.do(c.method, c.path, ""); a.status != c.want {
 			t.Errorf("%s %s: %d %s, want %d", c.method, c.path, a.status, a.body, c.want)

@@ -372,7 +372,7 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 		x.problem(newProblem(ctx, http.StatusMethodNotAllowed, errs.Malformed, "this path takes "+place.allow), 0)
 		return
 	}
-	if rt.target.foreign && t.ambiguous(place, path) {
+	if rt.target.foreign && t.ambiguous(place, rt, path) {
 		x.unknown(ctx, errAmbiguous)
 		return
 	}

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -52,6 +53,24 @@ func TestImpatientClientsAreNobodysFault(t *testing.T) {
 	}
 	if u := s.gate.Upstreams()[0]; !u.Endpoints[0].OutUntil.IsZero() {
 		t.Errorf("the endpoint is left out: %+v", u)
+	}
+
+	// Also who is not sent at all in the time that he gives has had no time: there is room for one request, and somebody has it.
+	s = open(t, func(c *proxy.Config, _ *proxy.Options) {
+		f := foreign(origin.URL, proxy.ForeignRoute{Match: "GET /old", Class: "read"})
+		f.Bulkhead.MaxInFlight, f.Bulkhead.QueueWait = 1, time.Minute
+		c.Upstreams = []proxy.Foreign{f}
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	go func() {
+		if r, err := http.NewRequestWithContext(ctx, "GET", s.server.URL+"/old?slow", nil); err == nil {
+			_, _ = http.DefaultTransport.RoundTrip(r)
+		}
+	}()
+	eventually(t, func() bool { return s.gate.Upstreams()[0].InFlight == 1 })
+	if a := s.do("GET", "/old", "", "X-Request-Timeout", "20"); a.status != http.StatusGatewayTimeout {
+		t.Errorf("who waits for room gets %d %s, want 504", a.status, a.body)
 	}
 
 	// Our own limit is another matter, also for whoever would wait less than for ever.

@@ -447,6 +447,8 @@ func (x *exchange) refuse(w http.ResponseWriter, r *http.Request, result upstrea
 		} else {
 			status, kind, detail, retry = http.StatusBadRequest, errs.Malformed, "the body broke off", 0
 		}
+	case upstream.Impatient(ctx):
+		status, kind = http.StatusGatewayTimeout, errs.Timeout // also if it has not even been sent by then
 	case result.Failure == upstream.Overload || result.Failure == upstream.NotSent:
 		status, detail = http.StatusServiceUnavailable, "the service behind cannot be reached now"
 	case errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(result.Err, context.DeadlineExceeded):

@@ -171,20 +171,29 @@ func checkRoute(r module.Route, limits map[string]*limiter) error {
 func (t *table) add(r *route) *route {
 	place := t.root.at(r.Path)
 	place.folded = t.folded.at(fold(r.Path))
-	place.folded.answer(r)
+	place.folded.methods = append(place.folded.methods, method{r.Method, r})
 	return place.answer(r)
 }
 
 // ambiguous says whether an application that takes letters of either case for the same, or paths with and without a slash at their
-// end, would take this path for another place's, which may ask for more than its own does.
-func (t *table) ambiguous(place *node, path string) bool {
+// end, would take this path for another place's, which may ask for more than the route of its own does. "/old/" is no such path where both
+// "/old" and "/old/{rest...}" have routes, if the latter asks for as much.
+func (t *table) ambiguous(place *node, r *route, path string) bool {
 	path = fold(path)
 	for _, p := range [2]string{path, strings.TrimSuffix(path, "/")} {
-		if other := t.folded.find(p); other != nil && other != place.folded {
+		other := t.folded.find(p)
+		if other != nil && other != place.folded && (place.folded == nil || other.rest != place.folded || !r.asksFor(other)) {
 			return true
 		}
 	}
 	return false
+}
+
+// asksFor says whether the route asks for all that the other place's routes do.
+func (r *route) asksFor(other *node) bool {
+	return !slices.ContainsFunc(other.methods, func(m method) bool {
+		return !r.Auth.Includes(m.route.Auth) || m.route.scope != "" && m.route.scope != r.scope
+	})
 }
 
 // fold gives paths that differ in the case of letters alone the same form.
