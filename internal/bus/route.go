@@ -85,7 +85,7 @@ func (b *Bus) transport(subscriber string) string {
 	switch {
 	case subscriber == others:
 		return viaRabbit
-	case b.owns(r):
+	case b.here(subscriber):
 		return viaLocal
 	case r.Step == ownership.Closing:
 		return viaNothing
