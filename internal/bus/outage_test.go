@@ -20,10 +20,10 @@ func TestAQuestionInAnOutage(t *testing.T) {
 	t.Parallel()
 	host := testinfra.Rabbit(t)
 	line := testinfra.NewLine(t, host.Addr())
-	const patience = 300 * time.Millisecond
-	w := bustest.Open(t, databasetest.SQLite(t), bustest.Options{
-		Apart: line.URL(host.URL()), Config: func(c *bus.Config) { c.RequestTimeout = patience },
-	})
+	w := bustest.Open(t, databasetest.SQLite(t), bustest.Options{Apart: line.URL(host.URL()), Config: func(c *bus.Config) {
+		c.RequestTimeout = 2 * time.Second
+		c.RabbitMQ.RedialMax = 100 * time.Millisecond // both sides are back well within that
+	}})
 	w.Publish("a", 1, 2, 3)
 	w.Settle()
 	line.Shut()
@@ -41,7 +41,7 @@ func TestAQuestionInAnOutage(t *testing.T) {
 		}()
 		return done
 	}
-	patient, hurried := ask(time.Minute), ask(2*time.Second)
+	patient, hurried := ask(time.Minute), ask(4*time.Second)
 	if o := <-hurried; !errs.Is(o.err, errs.Unavailable) || !strings.Contains(o.err.Error(), "RabbitMQ") {
 		t.Errorf("whose time is over was told %v", o.err)
 	}
@@ -52,6 +52,6 @@ func TestAQuestionInAnOutage(t *testing.T) {
 	}
 	line.Open()
 	if o := <-patient; o.err != nil || o.total.N == 0 {
-		t.Errorf("after the outage: %+v", o)
+		t.Errorf("after the outage: %+v, error %v", o.total, o.err)
 	}
 }
