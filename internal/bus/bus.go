@@ -6,6 +6,11 @@
 // Subscriber; Local within the process), and what delivery promises (packages unit, relay and inbox, the same on every
 // transport): a committed message is never lost, has its effect once per handler, and keeps its order per publisher
 // and key.
+//
+// Between processes an outage of the broker only delays: messages wait in the outbox, and a question is held while its caller has time.
+// What arrives and no version of the program could keep becomes a dead letter that blocks nothing. A process that cannot reach a
+// module's store leaves its queue and its questions to others. Who subscribes to a message when it is sent gets it; who subscribes
+// later gets what was kept of it when an operator replays it.
 package bus
 
 import (

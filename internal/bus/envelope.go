@@ -79,7 +79,7 @@ func decode(w *wm.Message) (message.Message, error) {
 		{headerPersonal, m.Subject}, {headerTraceparent, m.Traceparent},
 	} {
 		if err := message.CheckText(h.value); err != nil {
-			return m, fmt.Errorf("header %s: %w", h.name, err)
+			return m, fmt.Errorf("header %s %w", h.name, err)
 		}
 	}
 	if !json.Valid(m.Payload) {

@@ -202,6 +202,8 @@ func (b *Bus) Replay(ctx context.Context, module, name string) (int64, error) {
 		return 0, errs.New(errs.NotFound, "module %s keeps no message %s that nobody subscribed to", module, name)
 	case len(kept[i].Subscribers) == 0:
 		return 0, errs.New(errs.Conflict, "nobody subscribes to %s now either; start the version that does first", name)
+	case !b.parts[module].store.DB().Taken():
+		return 0, errs.New(errs.Conflict, "another process writes the store of %s now; ask that one, by its --admin-addr", module)
 	}
 	n, err := b.parts[module].relay.Replay(ctx, name, kept[i].Subscribers)
 	b.opts.Log.InfoContext(ctx, "kept messages replayed", "module", module, "message", name, "subscribers", kept[i].Subscribers, "number", n)

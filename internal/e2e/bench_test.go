@@ -67,14 +67,8 @@ func BenchmarkFlip(b *testing.B) {
 // Buckets of a histogram say it, of the routes whose publisher is in the shop.
 func switched(b testing.TB, s *shop, transport string) (half, all float64) {
 	b.Helper()
-	resp, err := http.Get("http://" + s.admin + "/metrics")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
 	counts := map[float64]float64{}
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		line := lines.Text()
+	for _, line := range s.metrics(b, "banyan_route_switch_seconds_bucket{") {
 		found := switchBucket.FindStringSubmatch(line)
 		if found == nil || found[1] != transport {
 			continue

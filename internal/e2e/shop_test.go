@@ -197,6 +197,26 @@ func (s *shop) stop() int {
 	return s.cmd.ProcessState.ExitCode()
 }
 
+// metrics are the lines of the process that begin with a prefix.
+func (s *shop) metrics(t testing.TB, prefix string) (found []string) {
+	t.Helper()
+	r, err := http.Get("http://" + s.admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Body.Close() }()
+	all, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(all)) {
+		if strings.HasPrefix(line, prefix) {
+			found = append(found, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	return found
+}
+
 // client speaks to a shop as somebody.
 type client struct {
 	t     testing.TB

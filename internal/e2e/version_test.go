@@ -1,10 +1,8 @@
 package e2e
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,14 +93,8 @@ func edited(t *testing.T, edits map[string][]string) string {
 // handled is how many messages of a name a handler has handled in this process.
 func (s *shop) handled(t *testing.T, handler, message string) int {
 	t.Helper()
-	r, err := http.Get("http://" + s.admin + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = r.Body.Close() }()
-	for lines := bufio.NewScanner(r.Body); lines.Scan(); {
-		line := lines.Text()
-		if strings.HasPrefix(line, "banyan_messages_handled_total{") && strings.Contains(line, `handler="`+handler+`"`) && strings.Contains(line, `message="`+message+`"`) {
+	for _, line := range s.metrics(t, "banyan_messages_handled_total{") {
+		if strings.Contains(line, `handler="`+handler+`"`) && strings.Contains(line, `message="`+message+`"`) {
 			n, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
 			if err != nil {
 				t.Fatalf("%s: %v", line, err)

@@ -31,6 +31,8 @@ func (b *Inbox) Bury(ctx context.Context, text []byte, reason string) error {
 	sum := sha256.Sum256(text)
 	id := malformed + ":" + hex.EncodeToString(sum[:16])
 	buried := false
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
 	err := b.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		claimed := w.DB.Exec("INSERT INTO inbox (handler, message_id, handled_at) VALUES (?, ?, ?) ON CONFLICT (handler, message_id) DO NOTHING", malformed, id, w.Now())
 		if buried = claimed.RowsAffected > 0; claimed.Error != nil || !buried {

@@ -96,7 +96,7 @@ const maxText = 1024
 // CheckText says whether every store can keep a text of a message beside its payload: its key, say.
 func CheckText(s string) error {
 	if len(s) > maxText || !utf8.ValidString(s) || strings.Contains(s, "\x00") {
-		return fmt.Errorf("%.40q is not text of at most %d bytes without NUL", s, maxText)
+		return fmt.Errorf("is %.40q, which is no text of at most %d bytes without NUL", s, maxText)
 	}
 	return nil
 }

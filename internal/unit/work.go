@@ -81,16 +81,19 @@ func (w *Work) add(p message.Payload, key string) {
 		w.fail(fmt.Errorf("publish %s: the key is empty", p.MessageName()))
 		return
 	}
-	if err := message.CheckText(key); err != nil {
-		w.fail(fmt.Errorf("publish %s: the key %w", p.MessageName(), err))
-		return
-	}
 	m := message.Message{
 		ID: w.NewID(), Name: p.MessageName(), Source: w.store.module, Key: key, Time: w.now, Payload: body,
 		CorrelationID: w.trace.correlation, Traceparent: w.trace.parent,
 	}
 	if personal, ok := p.(message.Personal); ok {
 		m.Subject = personal.PersonalSubject()
+	}
+	// Whoever receives it refuses what no store can keep, and must never have to.
+	for what, text := range map[string]string{"key": m.Key, "subject": m.Subject} {
+		if err := message.CheckText(text); err != nil {
+			w.fail(fmt.Errorf("publish %s: the %s %w", m.Name, what, err))
+			return
+		}
 	}
 	if w.cause != nil {
 		m.CausationID = w.cause.ID
