@@ -9,7 +9,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill-amqp/v3/pkg/amqp"
 	wm "github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/bustest"
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/databasetest"
@@ -20,24 +19,26 @@ import (
 // outbox knows it: by our relay, and by Watermill's forwarder from watermill-sql to watermill-amqp with confirms and one channel, which
 // is what keeps the order. Nobody consumes.
 func BenchmarkToBroker(b *testing.B) {
-	b.Run("ours", func(b *testing.B) {
-		s := testinfra.StartPostgres(b, testinfra.Options{})
-		e := databasetest.PostgresAt(b, s.Database(b), append([]string{database.Control}, bustest.Modules...)...)
-		w := bustest.Prepare(b, e, bustest.Options{Real: true, Apart: testinfra.Rabbit(b).URL(), Config: func(c *bus.Config) { c.Workers = 96 }})
-		produce(b, w, b.N)
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		b.ResetTimer()
-		start, used := time.Now(), cpu(b)
-		go func() { done <- w.Bus.Run(ctx) }()
-		w.Eventually("everything is confirmed", func() bool { idle, err := w.Bus.Idle(ctx); return err == nil && idle })
-		b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "confirmed/s")
-		b.ReportMetric(float64((cpu(b)-used).Microseconds())/float64(b.N), "own-cpu-us/op")
-		cancel()
-		if err := <-done; err != nil {
-			b.Error(err)
-		}
-	})
+	for _, keys := range []int{64, 1024} {
+		b.Run(fmt.Sprintf("ours/%d keys", keys), func(b *testing.B) {
+			s := testinfra.StartPostgres(b, testinfra.Options{})
+			e := databasetest.PostgresAt(b, s.Database(b), append([]string{database.Control}, bustest.Modules...)...)
+			w := bustest.Prepare(b, e, bustest.Options{Real: true, Apart: testinfra.Rabbit(b).URL()})
+			produce(b, w, b.N, keys)
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			b.ResetTimer()
+			start, used := time.Now(), cpu(b)
+			go func() { done <- w.Bus.Run(ctx) }()
+			w.Eventually("everything is confirmed", func() bool { idle, err := w.Bus.Idle(ctx); return err == nil && idle })
+			b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "confirmed/s")
+			b.ReportMetric(float64((cpu(b)-used).Microseconds())/float64(b.N), "own-cpu-us/op")
+			cancel()
+			if err := <-done; err != nil {
+				b.Error(err)
+			}
+		})
+	}
 	b.Run("stock", func(b *testing.B) {
 		s := stockTables(b)
 		c := amqp.NewDurableQueueConfig(testinfra.Rabbit(b).URL())

@@ -77,7 +77,7 @@ func BenchmarkFlood(b *testing.B) {
 		w := bustest.Open(b, e, bustest.Options{Real: true})
 		b.ResetTimer()
 		start := time.Now()
-		produce(b, w, b.N)
+		produce(b, w, b.N, 64)
 		produced := time.Since(start)
 		w.Settle()
 		handled := time.Since(start)
@@ -86,13 +86,13 @@ func BenchmarkFlood(b *testing.B) {
 	})
 }
 
-func produce(b *testing.B, w *bustest.World, n int) {
+func produce(b *testing.B, w *bustest.World, n, keys int) {
 	var all sync.WaitGroup
 	for p := range 8 {
 		all.Go(func() {
 			for i := p; i < n; i += 8 {
 				if err := w.Alpha.Do(context.Background(), func(_ context.Context, u *unit.Work) error {
-					u.Publish(bustest.Other{ID: fmt.Sprintf("key-%d-%d", p, i%64), N: i})
+					u.Publish(bustest.Other{ID: fmt.Sprintf("key-%d", i%keys), N: i})
 					return nil
 				}); err != nil {
 					b.Error(err)
@@ -115,7 +115,7 @@ func BenchmarkDrain(b *testing.B) {
 
 func drain(b *testing.B, e databasetest.Engine, group int) {
 	w := bustest.Prepare(b, e, bustest.Options{Real: true, Config: func(c *bus.Config) { c.Workers = 96 }, Handler: func(s *module.Subscription) { s.Group = group }})
-	produce(b, w, b.N)
+	produce(b, w, b.N, 64)
 	b.ResetTimer()
 	start, used := time.Now(), cpu(b)
 	w.Run()

@@ -174,7 +174,7 @@ func (b *Bus) Add(m *module.Module, store *unit.Store) error {
 	p := &part{module: m, store: store, events: map[string][]*inbox.Handler{}}
 	p.timers = timer.New(m, store, b.cfg.policy(), b.opts.Metrics, b.opts.Log)
 	p.lease = lease.New(store, b.opts.Replica, b.cfg.LeaseTTL, b.opts.Log)
-	way := relay.Config{Workers: b.cfg.Workers, Window: b.cfg.Window, Sweep: time.Second, Fence: p.lease.Fence}
+	way := relay.Config{Limits: relay.Limits{Workers: b.cfg.Workers, Window: b.cfg.Window}, Sweep: time.Second, Fence: p.lease.Fence}
 	if b.opts.Broker != nil {
 		way.Guard = func(ctx context.Context, subscriber string, gate *relay.Way) { b.guard(ctx, p, subscriber, gate) }
 	}

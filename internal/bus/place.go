@@ -114,6 +114,13 @@ func (b *Bus) here(module string) bool {
 	return b.owns(b.look(module))
 }
 
+// tends says whether this process does what a module's record wants of it, its store taken.
+func (b *Bus) tends(module string) bool {
+	b.place.mu.Lock()
+	defer b.place.mu.Unlock()
+	return b.place.tended[module] == b.place.records[module].Version
+}
+
 // tend does the owner-only work of a module whenever this side owns it.
 func (b *Bus) tend(ctx context.Context, p *part) {
 	if !b.placed {

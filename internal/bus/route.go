@@ -12,7 +12,6 @@ import (
 	"github.com/banyan-go/banyan/internal/bus/rabbit"
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/message"
-	"github.com/banyan-go/banyan/internal/ownership"
 	"github.com/banyan-go/banyan/internal/relay"
 	"github.com/banyan-go/banyan/internal/unit"
 )
@@ -27,13 +26,14 @@ import (
 //
 // Never both at once: a message would overtake the one before it. While a route changes, its messages wait in the outbox; no other route
 // and no producer waits. The marker (barrier) goes through the queue behind everything that this publisher has ever put there, so when the
-// queue's consumer has it, all of that was handled. What a holder that was cut off still puts there is not marked as sent, so the rightful
-// one sends it too, in its order, and the inbox keeps one effect of each.
+// queue's consumer has it, all of that was handled. A marker goes ahead while messages still go by the broker: when the one behind the
+// last message is sent, the consumer of this side is at work, and little is left before it. What a holder that was cut off still puts there
+// is not marked as sent, so the rightful one sends it too, in its order, and the inbox keeps one effect of each.
 const (
 	viaLocal    = "local"
 	viaRabbit   = "rabbit"
 	viaDraining = "draining"
-	viaNothing  = "" // the subscriber's store is between two processes
+	viaNothing  = "" // the relay does not run here
 )
 
 // Route is how a way between two modules is, for people.
@@ -79,16 +79,11 @@ func (r *routes) set(subscriber string, w way) {
 	r.all[subscriber] = &w
 }
 
-// transport is by which one messages to a subscriber should go, by its record.
+// transport is by which one messages to a subscriber should go, by its record. While its store is between two processes they wait at the
+// broker.
 func (b *Bus) transport(subscriber string) string {
-	r := b.look(subscriber)
-	switch {
-	case subscriber == others:
-		return viaRabbit
-	case b.here(subscriber):
+	if subscriber != others && b.here(subscriber) {
 		return viaLocal
-	case r.Step == ownership.Closing:
-		return viaNothing
 	}
 	return viaRabbit
 }
@@ -112,20 +107,15 @@ func (b *Bus) guard(ctx context.Context, p *part, subscriber string, gate *relay
 			}
 			continue
 		}
-		if want == viaNothing {
-			b.wait(p, subscriber, "the store of "+subscriber+" is between two processes")
-			b.alter(func(pl *place) { delete(pl.unsteady, key) })
-			b.await(ctx, func() bool { return b.transport(subscriber) == want })
-			continue
-		}
 		sends, end := context.WithCancel(context.WithoutCancel(ctx))
 		p.routes.set(subscriber, way{via: want, sends: sends})
-		gate.Open()
+		gate.Open(b.limits(want))
 		if !closed.IsZero() {
 			b.opts.Metrics.Switched.WithLabelValues(p.module.Name, subscriber, want).Observe(time.Since(closed).Seconds())
 		}
-		b.alter(func(pl *place) { delete(pl.unsteady, key) })
-		b.await(ctx, func() bool { return b.transport(subscriber) == want })
+		for b.goesOn(ctx, p, subscriber, want) {
+			b.await(ctx, func() bool { return b.transport(subscriber) == want })
+		}
 		if ctx.Err() == nil && want == viaRabbit {
 			end() // whether the broker has what is on its way does not matter: it is sent again, or dropped as a repeat
 		}
@@ -137,22 +127,56 @@ func (b *Bus) guard(ctx context.Context, p *part, subscriber string, gate *relay
 	}
 }
 
+// limits bound an open route. What goes by the broker waits for confirms, which come in batches, and needs many on their way.
+func (b *Bus) limits(via string) relay.Limits {
+	l := relay.Limits{Workers: b.cfg.Workers, Window: b.cfg.Window}
+	if via == viaRabbit {
+		l.Workers = b.cfg.RabbitMQ.Window
+		l.Window = max(l.Window, 4*l.Workers)
+	}
+	return l
+}
+
+// goesOn says whether an open route stays open. One that is to go within the process again goes by the broker until a marker has come
+// through the queue.
+func (b *Bus) goesOn(ctx context.Context, p *part, subscriber, via string) bool {
+	key := [2]string{p.module.Name, subscriber}
+	for ctx.Err() == nil && b.transport(subscriber) != via {
+		if via != viaRabbit {
+			return false
+		}
+		b.alter(func(pl *place) { pl.unsteady[key] = true })
+		err := p.saveRoute(ctx, subscriber, viaDraining)
+		if err == nil {
+			err = b.drain(ctx, p, subscriber)
+		}
+		if err == nil {
+			return false
+		}
+		if ctx.Err() == nil && b.transport(subscriber) != via {
+			b.opts.Log.Warn("route waits", "publisher", p.module.Name, "subscriber", subscriber, "for", viaLocal, "error", err)
+			pause(ctx, 200*time.Millisecond)
+		}
+	}
+	b.wait(p, subscriber, "")
+	b.alter(func(pl *place) { delete(pl.unsteady, key) })
+	return ctx.Err() == nil
+}
+
 // confirmGrace is how long a process that ends waits for what the broker has not confirmed.
 const confirmGrace = 2 * time.Second
 
-// wait notes what a route waits for.
+// wait notes what a route waits for; empty for nothing.
 func (b *Bus) wait(p *part, subscriber, what string) {
 	w := p.routes.of(subscriber)
 	if w.waits != what {
-		p.routes.set(subscriber, way{via: w.via, waits: what, since: time.Now()})
+		w.waits, w.since = what, time.Now()
+		p.routes.set(subscriber, w)
 	}
 }
 
 // steer brings a closed route to a transport; nil means that it may be opened.
 func (b *Bus) steer(ctx context.Context, p *part, subscriber, want string) error {
-	if want == viaNothing {
-		return nil
-	}
 	have, err := p.loadRoute(ctx, subscriber)
 	if err != nil {
 		return err
@@ -161,48 +185,67 @@ func (b *Bus) steer(ctx context.Context, p *part, subscriber, want string) error
 		return nil
 	}
 	if want == viaRabbit {
-		return p.saveRoute(ctx, subscriber, viaRabbit, "")
+		return p.saveRoute(ctx, subscriber, viaRabbit)
 	}
-	// Everything that this module has ever put into the queue comes before what goes the short way.
-	id := message.NewID()
-	if err := p.saveRoute(ctx, subscriber, viaDraining, id); err != nil {
+	if have == viaRabbit {
+		if err := p.saveRoute(ctx, subscriber, viaDraining); err != nil {
+			return err
+		}
+	}
+	if err := b.drain(ctx, p, subscriber); err != nil {
 		return err
 	}
+	return p.saveRoute(ctx, subscriber, viaLocal)
+}
+
+// drain returns when everything was handled that this module has put into the queue of a subscriber so far, or with an error when the
+// subscriber goes away again.
+func (b *Bus) drain(ctx context.Context, p *part, subscriber string) error {
+	id := message.NewID()
 	b.wait(p, subscriber, "messages to "+subscriber+" that the broker holds")
 	turned, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go b.await(turned, func() bool { // the subscriber goes away again
-		if b.transport(subscriber) == want {
+		if b.transport(subscriber) == viaLocal {
 			return true
 		}
 		cancel()
 		return false
 	})
-	if err := b.opts.Broker.Publisher().Barrier(turned, subscriber, p.module.Name, id); err != nil {
-		return fmt.Errorf("marker: %w", err)
-	}
+	b.await(turned, func() bool { return b.placed && !b.tends(subscriber) })
 	store := b.parts[subscriber].store
 	for {
-		b.place.mu.Lock()
-		changed := b.place.changed
-		b.place.mu.Unlock()
-		var found []string
-		if err := store.Read(turned).Raw("SELECT id FROM barrier WHERE publisher = ?", p.module.Name).Scan(&found).Error; err != nil {
-			return err
+		if err := b.opts.Broker.Publisher().Barrier(turned, subscriber, p.module.Name, id); err != nil {
+			return fmt.Errorf("marker: %w", err)
 		}
-		if len(found) == 1 && found[0] == id {
-			return p.saveRoute(ctx, subscriber, viaLocal, "")
-		}
-		select {
-		case <-turned.Done():
-			return turned.Err()
-		case <-changed:
-		case <-time.After(barrierPoll): // another replica consumes the queue
+		// Somebody may have emptied the queue, or put another marker behind this one: then it is sent again.
+		again := time.Now().Add(markerAgain)
+		for poll := barrierPoll; time.Now().Before(again); poll = min(2*poll, barrierPollMost) {
+			b.place.mu.Lock()
+			changed := b.place.changed
+			b.place.mu.Unlock()
+			var found []string
+			if err := store.Read(turned).Raw("SELECT id FROM barrier WHERE publisher = ?", p.module.Name).Scan(&found).Error; err != nil {
+				return err
+			}
+			if len(found) == 1 && found[0] == id {
+				return nil
+			}
+			select {
+			case <-turned.Done():
+				return turned.Err()
+			case <-changed:
+			case <-time.After(poll): // another replica consumes the queue
+			}
 		}
 	}
 }
 
-const barrierPoll = 50 * time.Millisecond
+const (
+	markerAgain     = 10 * time.Second
+	barrierPoll     = 2 * time.Millisecond
+	barrierPollMost = 50 * time.Millisecond
+)
 
 // barriers says what becomes of markers in the queue of a module.
 func (b *Bus) barriers(p *part) rabbit.SubscriberOptions {
@@ -230,7 +273,7 @@ func (p *part) loadRoute(ctx context.Context, subscriber string) (string, error)
 }
 
 // saveRoute writes the transport of a route, unless somebody else has taken the lease.
-func (p *part) saveRoute(ctx context.Context, subscriber, transport, barrier string) error {
+func (p *part) saveRoute(ctx context.Context, subscriber, transport string) error {
 	return p.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		if w.Dialect() == database.Postgres {
 			var mine []int64
@@ -241,8 +284,7 @@ func (p *part) saveRoute(ctx context.Context, subscriber, transport, barrier str
 				return fmt.Errorf("route to %s: the lease was lost", subscriber)
 			}
 		}
-		return w.DB.Exec("INSERT INTO route (subscriber, transport, barrier) VALUES (?, ?, ?) ON CONFLICT (subscriber) DO UPDATE SET transport = excluded.transport, barrier = excluded.barrier",
-			subscriber, transport, barrier).Error
+		return w.DB.Exec("INSERT INTO route (subscriber, transport, barrier) VALUES (?, ?, '') ON CONFLICT (subscriber) DO UPDATE SET transport = excluded.transport", subscriber, transport).Error
 	})
 }
 

@@ -232,19 +232,7 @@ func (w *World) buses(cfg bus.Config, o bus.Options, broker string, all []module
 		w.T.Fatal(err)
 	}
 	side := func(only string, foreign []module.Descriptor) (*bus.Bus, *rabbit.Broker) {
-		b, err := rabbit.New(cfg.RabbitMQ, rabbit.Options{Log: o.Log})
-		if err != nil {
-			w.T.Fatal(err)
-		}
-		ctx, end := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- b.Run(ctx) }()
-		w.T.Cleanup(func() {
-			end()
-			if err := <-done; err != nil {
-				w.T.Errorf("broker: %v", err)
-			}
-		})
+		b := connect(w.T, cfg.RabbitMQ, o.Log)
 		if err := b.Declare(w.T.Context(), "beta"); err != nil {
 			w.T.Fatal(err)
 		}
@@ -255,6 +243,25 @@ func (w *World) buses(cfg bus.Config, o bus.Options, broker string, all []module
 	beta := func(d module.Descriptor) bool { return d.Name == "beta" }
 	w.Bus, w.broker = side("", slices.DeleteFunc(slices.Clone(all), func(d module.Descriptor) bool { return !beta(d) }))
 	w.Far, _ = side("beta", slices.DeleteFunc(slices.Clone(all), beta))
+}
+
+// connect is a connection to RabbitMQ that lasts as long as the test.
+func connect(t testing.TB, cfg rabbit.Config, log *slog.Logger) *rabbit.Broker {
+	t.Helper()
+	b, err := rabbit.New(cfg, rabbit.Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-done; err != nil {
+			t.Errorf("broker: %v", err)
+		}
+	})
+	return b
 }
 
 func (w *World) sides() []*bus.Bus {

@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"github.com/banyan-go/banyan/internal/bus"
+	"github.com/banyan-go/banyan/internal/bus/rabbit"
 	"github.com/banyan-go/banyan/internal/clock"
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/databasetest"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/secret"
 	"github.com/banyan-go/banyan/internal/unit"
 )
 
@@ -29,6 +31,7 @@ type StageOptions struct {
 	Clock   *clock.Simulated // nil: one of its own
 	Real    bool             // the machine's clock
 	Control bool             // with the control store, which the engine must have
+	Broker  string           // where RabbitMQ is; empty for none
 }
 
 // Stage is a bus with modules of a test's own. Each store has the table seen.
@@ -63,9 +66,14 @@ func SetStage(t testing.TB, e databasetest.Engine, o StageOptions, parts ...Part
 		t.Fatal(err)
 	}
 	s.stores = stores
-	t.Cleanup(s.Close)
 	cfg := bus.DefaultConfig()
 	cfg.LeaseTTL = 600 * time.Millisecond
+	var broker *rabbit.Broker
+	if o.Broker != "" {
+		cfg.RabbitMQ.URL = secret.Text(o.Broker)
+		broker = connect(t, cfg.RabbitMQ, log)
+	}
+	t.Cleanup(s.Close)
 	if o.Config != nil {
 		o.Config(&cfg)
 	}
@@ -75,7 +83,7 @@ func SetStage(t testing.TB, e databasetest.Engine, o StageOptions, parts ...Part
 			t.Fatal(err)
 		}
 	}
-	s.Bus = bus.New(cfg, bus.Options{Log: log, Replica: o.Replica, Control: control})
+	s.Bus = bus.New(cfg, bus.Options{Log: log, Replica: o.Replica, Control: control, Broker: broker})
 	var contracts []message.Contract
 	for _, p := range parts {
 		contracts = append(contracts, p.Descriptor.Contract)

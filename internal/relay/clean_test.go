@@ -35,7 +35,7 @@ func TestCleanGoesInSteps(t *testing.T) {
 				}); err != nil {
 					t.Fatal(err)
 				}
-				r := relay.New(w.Alpha, relay.Config{Workers: 1, Window: 1}, nil, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+				r := relay.New(w.Alpha, relay.Config{Limits: relay.Limits{Workers: 1, Window: 1}}, nil, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
 				if err := r.Clean(t.Context(), made.Add(time.Hour)); err == nil {
 					t.Error("a row that another table refers to was removed")
 				}

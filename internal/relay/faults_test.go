@@ -234,7 +234,7 @@ func TestRefusedMessagesTakeNoPlaces(t *testing.T) {
 			taken <- m.Key
 			return nil
 		}
-		r := relay.New(w.Alpha, relay.Config{Workers: 4, Window: 2 * refused, Sweep: time.Second}, send, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+		r := relay.New(w.Alpha, relay.Config{Limits: relay.Limits{Workers: 4, Window: 2 * refused}, Sweep: time.Second}, send, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
 		ctx, end := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- r.Run(ctx, []string{"beta"}) }()

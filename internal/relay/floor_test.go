@@ -22,7 +22,7 @@ func TestRowBelowTheFloorIsFound(t *testing.T) {
 	db := databasetest.Postgres(t, "alpha").Store(t, "alpha")
 	store := unit.New(db, unit.Options{Module: "alpha"})
 	sent := make(chan string, 8)
-	r := New(store, Config{Workers: 4, Window: 8, Sweep: 20 * time.Millisecond}, func(_ context.Context, _ string, m message.Message) error {
+	r := New(store, Config{Limits: Limits{Workers: 4, Window: 8}, Sweep: 20 * time.Millisecond}, func(_ context.Context, _ string, m message.Message) error {
 		sent <- m.Key
 		return nil
 	}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
@@ -86,7 +86,7 @@ func TestNothingIsSentTwice(t *testing.T) {
 	var mu sync.Mutex
 	sent, again := map[string]bool{}, 0
 	all := make(chan struct{})
-	r := New(store, Config{Workers: 16, Window: 64, Sweep: 5 * time.Millisecond}, func(_ context.Context, _ string, m message.Message) error {
+	r := New(store, Config{Limits: Limits{Workers: 16, Window: 64}, Sweep: 5 * time.Millisecond}, func(_ context.Context, _ string, m message.Message) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if sent[m.ID] {

@@ -15,7 +15,7 @@ func TestPendingIsCounted(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
 		w := bustest.Prepare(t, e, bustest.Options{})
 		w.Publish("a", 1, 2, 3)
-		r := relay.New(w.Alpha, relay.Config{Workers: 1, Window: 1}, nil, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+		r := relay.New(w.Alpha, relay.Config{Limits: relay.Limits{Workers: 1, Window: 1}}, nil, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
 		for limit, expect := range map[int64]int64{2: 2, 100: 6} {
 			n, oldest, err := r.Pending(t.Context(), limit)
 			if err != nil || n != expect || oldest.IsZero() {

@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -38,21 +39,26 @@ import (
 	"github.com/banyan-go/banyan/internal/unit"
 )
 
-// Config bounds a relay.
+// Config is how a relay works.
 type Config struct {
-	Workers int           // messages on their way to one subscriber at a time
-	Window  int           // messages of one subscriber in memory
-	Sweep   time.Duration // how often rows are looked for that nobody has announced
-	Fence   func() int64  // of the lease by which the relay runs, on PostgreSQL; nil for none
+	Limits               // of a way without a guard
+	Sweep  time.Duration // how often rows are looked for that nobody has announced
+	Fence  func() int64  // of the lease by which the relay runs, on PostgreSQL; nil for none
 	// Guard opens and closes the way to a subscriber, which is closed at first, until ctx ends; nil leaves all ways open.
 	Guard func(ctx context.Context, subscriber string, way *Way)
+}
+
+// Limits bound the way to a subscriber.
+type Limits struct {
+	Workers int // messages on their way at a time
+	Window  int // messages in memory, at least as many
 }
 
 // Way is the way to a subscriber.
 type Way struct{ leg *leg }
 
 // Open lets messages go.
-func (w *Way) Open() { w.leg.start() }
+func (w *Way) Open(l Limits) { w.leg.start(l) }
 
 // Close lets no more go, and returns when none is on its way.
 func (w *Way) Close() { w.leg.stop() }
@@ -126,7 +132,7 @@ func (r *Relay) Run(ctx context.Context, subscribers []string) error {
 	var legs, marker sync.WaitGroup
 	list := map[string]*leg{}
 	for _, name := range subscribers {
-		l := &leg{relay: r, ctx: ctx, work: work, subscriber: name, wake: make(chan struct{}, 1), slots: make(chan struct{}, r.cfg.Workers), open: map[int64]bool{}, queues: map[string][]row{}}
+		l := &leg{relay: r, ctx: ctx, work: work, subscriber: name, wake: make(chan struct{}, 1), open: map[int64]bool{}, queues: map[string][]row{}}
 		l.closed, l.closing = true, func() {}
 		list[name] = l
 	}
@@ -134,7 +140,7 @@ func (r *Relay) Run(ctx context.Context, subscribers []string) error {
 	for name, l := range list {
 		legs.Go(l.run)
 		if r.cfg.Guard == nil {
-			l.start()
+			l.start(r.cfg.Limits)
 			continue
 		}
 		legs.Go(func() { r.cfg.Guard(ctx, name, &Way{l}) })
@@ -156,9 +162,10 @@ type leg struct {
 	work       context.Context // of what is on its way
 	subscriber string
 	wake       chan struct{}
-	slots      chan struct{}
 
 	mu      sync.Mutex
+	window  int             // messages in memory while the way is open
+	slots   chan struct{}   // those on their way
 	ended   bool            // nothing new is sent, for good
 	closed  bool            // nothing is sent for now
 	sends   context.Context // ends when the way closes
@@ -229,10 +236,11 @@ func (l *leg) begin() int64 {
 func (r *Relay) inOrder() bool { return r.store.DB().Dialect() == database.SQLite }
 
 // start opens the way.
-func (l *leg) start() {
+func (l *leg) start(limits Limits) {
 	l.mu.Lock()
 	if l.closed && !l.ended {
 		l.closed = false
+		l.window, l.slots = limits.Window, make(chan struct{}, limits.Workers)
 		l.sends, l.closing = context.WithCancel(l.ctx)
 	}
 	l.mu.Unlock()
@@ -293,7 +301,7 @@ const maxBytes = 8 << 20
 
 // full says that nothing more is taken into memory now, under the lock.
 func (l *leg) full() bool {
-	return l.pending >= l.relay.cfg.Window || l.bytes > maxBytes || len(l.open) > 8*l.relay.cfg.Window
+	return l.pending >= l.window || l.bytes > maxBytes || len(l.open) > 8*l.window
 }
 
 // take puts a row on its way, under the lock.
@@ -306,7 +314,8 @@ func (l *leg) take(r row) {
 		return
 	}
 	l.queues[r.Key] = []row{r}
-	l.sending.Go(func() { l.sendKey(r.Key) })
+	slots := l.slots
+	l.sending.Go(func() { l.sendKey(r.Key, slots) })
 }
 
 func (l *leg) nudge() {
@@ -342,15 +351,16 @@ func (l *leg) run() {
 // read takes the next rows into the window; more says that there may be others.
 func (l *leg) read() (more bool, err error) {
 	l.mu.Lock()
-	free := l.relay.cfg.Window - l.pending
+	free := l.window - l.pending
 	if l.closed || l.full() {
 		l.mu.Unlock()
 		return false, nil // opening the way, and taking a message, nudges
 	}
-	from, missed, ways, limit := l.begin(), l.missed, l.ways, free+len(l.open)
+	from, missed, ways := l.begin(), l.missed, l.ways
+	known := slices.AppendSeq(make([]int64, 0, len(l.open)), maps.Keys(l.open))
 	l.reading = true
 	l.mu.Unlock()
-	rows, all, err := l.query(from, limit)
+	rows, all, err := l.query(from, known, free)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer l.forget()
@@ -394,23 +404,35 @@ func (l *leg) forget() {
 }
 
 // readNext reads the next rows of a subscriber. On PostgreSQL the ids come as an array, so that the rows are looked up one by
-// one whatever the statistics say; on a table that was never analyzed a join reads all of it.
+// one whatever the statistics say; on a table that was never analyzed a join reads all of it. What is in memory is left out there: reading
+// begins below it.
 var readNext = map[database.Dialect]string{
 	database.SQLite:   "SELECT " + rowColumns + " FROM outbox WHERE id IN (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ? ORDER BY outbox_id LIMIT ?) ORDER BY id",
-	database.Postgres: "SELECT " + rowColumns + " FROM outbox WHERE id = ANY (ARRAY (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ? ORDER BY outbox_id LIMIT ?)) ORDER BY id",
+	database.Postgres: fmt.Sprintf(readUnknown, ""),
 }
 
 // readFenced sees nothing for a relay that was cut off. Fence and rows are of one snapshot.
-const readFenced = "SELECT " + rowColumns + " FROM outbox WHERE id = ANY (ARRAY (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ? AND ? = (SELECT epoch FROM lease WHERE name = 'owner') ORDER BY outbox_id LIMIT ?)) ORDER BY id"
+var readFenced = fmt.Sprintf(readUnknown, " AND ? = (SELECT epoch FROM lease WHERE name = 'owner')")
+
+const readUnknown = "SELECT " + rowColumns + " FROM outbox WHERE id = ANY (ARRAY (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ?" +
+	" AND outbox_id NOT IN (SELECT unnest(CAST(? AS BIGINT[])))%s ORDER BY outbox_id LIMIT ?)) ORDER BY id"
 
 const rowColumns = "id, message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, payload"
 
-// query reads up to limit rows; all says that there are no others.
-func (l *leg) query(from int64, limit int) (rows []row, all bool, err error) {
-	statement, args := readNext[l.relay.store.DB().Dialect()], []any{l.subscriber, from, limit}
-	if fence := l.relay.fence(); fence != 0 {
-		statement, args = readFenced, []any{l.subscriber, from, fence, limit}
+// query reads up to free rows that are not in memory; all says that there are no others.
+func (l *leg) query(from int64, known []int64, free int) (rows []row, all bool, err error) {
+	dialect := l.relay.store.DB().Dialect()
+	statement, args := readNext[dialect], []any{l.subscriber, from}
+	limit := free
+	if dialect == database.SQLite {
+		limit += len(known) // from which most of them are
+	} else {
+		args = append(args, known)
 	}
+	if fence := l.relay.fence(); fence != 0 {
+		statement, args = readFenced, append(args, fence)
+	}
+	args = append(args, limit)
 	found, err := database.Statements(l.relay.store.Read(l.ctx)).Rows(statement, args...)
 	if err != nil {
 		return nil, false, err
@@ -432,9 +454,9 @@ func (l *leg) query(from int64, limit int) (rows []row, all bool, err error) {
 }
 
 // sendKey sends the queued messages of a key, one after another.
-func (l *leg) sendKey(key string) {
-	l.slots <- struct{}{}
-	defer func() { <-l.slots }()
+func (l *leg) sendKey(key string, slots chan struct{}) {
+	slots <- struct{}{}
+	defer func() { <-slots }()
 	for {
 		l.mu.Lock()
 		queue := l.queues[key]
@@ -446,7 +468,7 @@ func (l *leg) sendKey(key string) {
 		r := queue[0]
 		l.queues[key] = queue[1:]
 		l.mu.Unlock()
-		if !l.sendOne(r) {
+		if !l.sendOne(r, slots) {
 			l.mu.Lock()
 			delete(l.queues, key)
 			l.mu.Unlock()
@@ -455,7 +477,7 @@ func (l *leg) sendKey(key string) {
 	}
 }
 
-func (l *leg) sendOne(r row) bool {
+func (l *leg) sendOne(r row, slots chan struct{}) bool {
 	m := message.Message{
 		ID: r.MessageID, Name: r.Name, Source: l.relay.store.Module(), Key: r.Key, Sequence: r.Sequence, CorrelationID: r.CorrelationID,
 		CausationID: r.CausationID, Traceparent: r.Traceparent, Subject: r.Subject, Time: r.CreatedAt, Payload: r.Payload,
@@ -467,9 +489,9 @@ func (l *leg) sendOne(r row) bool {
 			break
 		}
 		l.relay.log.Warn("message not taken, will send it again", "module", m.Source, "subscriber", l.subscriber, "message", m.Name, "id", m.ID, "error", err)
-		<-l.slots // a message that is not taken holds up its key, and takes nobody's place
+		<-slots // a message that is not taken holds up its key, and takes nobody's place
 		again := pause(l.sends, delay+rand.N(delay))
-		l.slots <- struct{}{}
+		slots <- struct{}{}
 		if !again {
 			return false
 		}
@@ -481,7 +503,7 @@ func (l *leg) sendOne(r row) bool {
 	l.open[r.ID] = true
 	l.pending--
 	l.bytes -= len(r.Payload)
-	behind := !l.caught && l.pending <= l.relay.cfg.Window/2
+	behind := !l.caught && l.pending <= l.window/2
 	l.mu.Unlock()
 	l.relay.marks <- mark{leg: l, id: r.ID}
 	if behind {
@@ -563,7 +585,7 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 			} else {
 				delete(m.leg.open, m.id)
 			}
-			nudge := len(m.leg.open) == 4*r.cfg.Window || !m.leg.caught && m.leg.pending == 0
+			nudge := len(m.leg.open) == 4*m.leg.window || !m.leg.caught && m.leg.pending == 0
 			m.leg.mu.Unlock()
 			if nudge {
 				m.leg.nudge()
