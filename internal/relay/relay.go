@@ -132,8 +132,8 @@ func (r *Relay) Run(ctx context.Context, subscribers []string) error {
 	var legs, marker sync.WaitGroup
 	list := map[string]*leg{}
 	for _, name := range subscribers {
-		l := &leg{relay: r, ctx: ctx, work: work, subscriber: name, wake: make(chan struct{}, 1), open: map[int64]bool{}, queues: map[string][]row{}}
-		l.closed, l.closing = true, func() {}
+		l := &leg{relay: r, ctx: ctx, work: work, subscriber: name, wake: make(chan struct{}, 1), open: map[int64]bool{}, queues: map[string]*queue{}}
+		l.closed = true
 		list[name] = l
 	}
 	r.legs.Store(&list)
@@ -164,24 +164,29 @@ type leg struct {
 	wake       chan struct{}
 
 	mu      sync.Mutex
-	window  int             // messages in memory while the way is open
-	slots   chan struct{}   // those on their way
-	ended   bool            // nothing new is sent, for good
-	closed  bool            // nothing is sent for now
-	sends   context.Context // ends when the way closes
-	closing context.CancelFunc
-	ways    int              // how often the way was closed
-	from    int64            // where reading goes on, see begin
-	floors  []floor          // PostgreSQL: how far reading had come, and when
-	caught  bool             // everything announced so far was read: the next delivery may come from memory
-	missed  int              // announcements that came while it was not
-	open    map[int64]bool   // read and not yet marked; true once taken
-	reading bool             // a read is on its way, which may still see what is marked meanwhile
-	marked  []int64          // meanwhile
-	pending int              // of them, not yet taken
-	bytes   int              // of their payloads
-	queues  map[string][]row // by key; a key is here while a goroutine sends its messages
+	limits  Limits            // while the way is open
+	ended   bool              // nothing new is sent, for good
+	closed  bool              // nothing is sent for now
+	ways    int               // how often the way was closed
+	from    int64             // where reading goes on, see begin
+	floors  []floor           // PostgreSQL: how far reading had come, and when
+	caught  bool              // everything announced so far was read: the next delivery may come from memory
+	missed  int               // announcements that came while it was not
+	open    map[int64]bool    // read and not yet marked; true once taken
+	reading bool              // a read is on its way, which may still see what is marked meanwhile
+	marked  []int64           // meanwhile
+	pending int               // of them, not yet taken
+	bytes   int               // of their payloads
+	queues  map[string]*queue // by key
+	ready   []string          // keys that wait for a worker
+	busy    int               // workers
 	sending sync.WaitGroup
+}
+
+// queue is the messages of a key, of which one at a time is on its way.
+type queue struct {
+	rows  []row
+	delay time.Duration // after the first one was not taken
 }
 
 type row struct {
@@ -240,8 +245,7 @@ func (l *leg) start(limits Limits) {
 	l.mu.Lock()
 	if l.closed && !l.ended {
 		l.closed = false
-		l.window, l.slots = limits.Window, make(chan struct{}, limits.Workers)
-		l.sends, l.closing = context.WithCancel(l.ctx)
+		l.limits = limits
 	}
 	l.mu.Unlock()
 	l.nudge()
@@ -251,9 +255,7 @@ func (l *leg) start(limits Limits) {
 func (l *leg) stop() {
 	l.mu.Lock()
 	l.closed = true
-	closing := l.closing
 	l.mu.Unlock()
-	closing()
 	l.sending.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -262,6 +264,7 @@ func (l *leg) stop() {
 			delete(l.open, id)
 		}
 	}
+	l.queues, l.ready = map[string]*queue{}, nil
 	l.pending, l.bytes, l.from, l.floors, l.caught = 0, 0, 0, nil, false
 	l.missed++
 	l.ways++
@@ -301,7 +304,7 @@ const maxBytes = 8 << 20
 
 // full says that nothing more is taken into memory now, under the lock.
 func (l *leg) full() bool {
-	return l.pending >= l.window || l.bytes > maxBytes || len(l.open) > 8*l.window
+	return l.pending >= l.limits.Window || l.bytes > maxBytes || len(l.open) > 8*l.limits.Window
 }
 
 // take puts a row on its way, under the lock.
@@ -309,13 +312,21 @@ func (l *leg) take(r row) {
 	l.open[r.ID] = false
 	l.pending++
 	l.bytes += len(r.Payload)
-	if queue, busy := l.queues[r.Key]; busy {
-		l.queues[r.Key] = append(queue, r)
+	if q := l.queues[r.Key]; q != nil {
+		q.rows = append(q.rows, r)
 		return
 	}
-	l.queues[r.Key] = []row{r}
-	slots := l.slots
-	l.sending.Go(func() { l.sendKey(r.Key, slots) })
+	l.queues[r.Key] = &queue{rows: []row{r}}
+	l.hire(r.Key)
+}
+
+// hire has a key's messages sent, under the lock.
+func (l *leg) hire(key string) {
+	l.ready = append(l.ready, key)
+	if l.busy < l.limits.Workers {
+		l.busy++
+		l.sending.Go(l.deliver)
+	}
 }
 
 func (l *leg) nudge() {
@@ -351,7 +362,7 @@ func (l *leg) run() {
 // read takes the next rows into the window; more says that there may be others.
 func (l *leg) read() (more bool, err error) {
 	l.mu.Lock()
-	free := l.window - l.pending
+	free := l.limits.Window - l.pending
 	if l.closed || l.full() {
 		l.mu.Unlock()
 		return false, nil // opening the way, and taking a message, nudges
@@ -453,49 +464,50 @@ func (l *leg) query(from int64, known []int64, free int) (rows []row, all bool, 
 	return rows, len(rows) < limit, found.Err()
 }
 
-// sendKey sends the queued messages of a key, one after another.
-func (l *leg) sendKey(key string, slots chan struct{}) {
-	slots <- struct{}{}
-	defer func() { <-slots }()
-	for {
-		l.mu.Lock()
-		queue := l.queues[key]
-		if len(queue) == 0 || l.closed || l.ctx.Err() != nil {
-			delete(l.queues, key) // what is left stays in the outbox
-			l.mu.Unlock()
-			return
-		}
-		r := queue[0]
-		l.queues[key] = queue[1:]
-		l.mu.Unlock()
-		if !l.sendOne(r, slots) {
-			l.mu.Lock()
-			delete(l.queues, key)
-			l.mu.Unlock()
-			return
-		}
+// deliver sends the messages of the keys that are ready.
+func (l *leg) deliver() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.ready) > 0 {
+		key := l.ready[0]
+		l.ready = l.ready[1:]
+		l.sendKey(key)
 	}
+	l.busy--
 }
 
-func (l *leg) sendOne(r row, slots chan struct{}) bool {
+// sendKey sends the messages of a key, one after another, under the lock, which it gives up meanwhile.
+func (l *leg) sendKey(key string) {
+	q := l.queues[key]
+	for len(q.rows) > 0 && !l.closed && l.ctx.Err() == nil {
+		r := q.rows[0]
+		l.mu.Unlock()
+		taken := l.sendOne(r)
+		l.mu.Lock()
+		if !taken { // it holds up its key, and takes nobody's place
+			q.delay = min(max(2*q.delay, 20*time.Millisecond), 5*time.Second)
+			time.AfterFunc(q.delay+rand.N(q.delay), func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				if l.queues[key] == q && !l.closed && !l.ended {
+					l.hire(key)
+				}
+			})
+			return
+		}
+		q.rows, q.delay = q.rows[1:], 0
+	}
+	delete(l.queues, key) // what is left stays in the outbox
+}
+
+func (l *leg) sendOne(r row) (taken bool) {
 	m := message.Message{
 		ID: r.MessageID, Name: r.Name, Source: l.relay.store.Module(), Key: r.Key, Sequence: r.Sequence, CorrelationID: r.CorrelationID,
 		CausationID: r.CausationID, Traceparent: r.Traceparent, Subject: r.Subject, Time: r.CreatedAt, Payload: r.Payload,
 	}
-	delay := 20 * time.Millisecond
-	for {
-		err := l.relay.send(l.work, l.subscriber, m)
-		if err == nil {
-			break
-		}
+	if err := l.relay.send(l.work, l.subscriber, m); err != nil {
 		l.relay.log.Warn("message not taken, will send it again", "module", m.Source, "subscriber", l.subscriber, "message", m.Name, "id", m.ID, "error", err)
-		<-slots // a message that is not taken holds up its key, and takes nobody's place
-		again := pause(l.sends, delay+rand.N(delay))
-		slots <- struct{}{}
-		if !again {
-			return false
-		}
-		delay = min(2*delay, 5*time.Second)
+		return false
 	}
 	l.relay.metrics.Published.WithLabelValues(m.Source, m.Name).Inc()
 	l.relay.metrics.Lag.WithLabelValues(m.Source, l.subscriber).Observe(l.relay.store.Clock().Now().Sub(m.Time).Seconds())
@@ -503,7 +515,7 @@ func (l *leg) sendOne(r row, slots chan struct{}) bool {
 	l.open[r.ID] = true
 	l.pending--
 	l.bytes -= len(r.Payload)
-	behind := !l.caught && l.pending <= l.window/2
+	behind := !l.caught && l.pending <= l.limits.Window/2
 	l.mu.Unlock()
 	l.relay.marks <- mark{leg: l, id: r.ID}
 	if behind {
@@ -526,8 +538,12 @@ func pause(ctx context.Context, d time.Duration) bool {
 // markSizes are the lengths of the lists in the statements that mark, so that few statements serve all.
 var markSizes = []int{1, 8, 64, 512}
 
-// markDelay is how long marks are collected.
-const markDelay = 5 * time.Millisecond
+// Marks are collected for a while, and for longer when there are many: a few large transactions cost less than many small ones.
+const (
+	markDelay     = 5 * time.Millisecond
+	markDelayMany = 20 * time.Millisecond
+	manyMarks     = 16 // within the first delay
+)
 
 // mark deletes taken deliveries in batches. Losing a mark in a crash does no harm: the inbox drops the repeat.
 func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
@@ -553,12 +569,15 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 		}
 		// A mark is in no hurry: a few milliseconds make one transaction of many.
 		full := time.NewTimer(markDelay)
-		for more := true; more && len(batch) < cap(batch); {
+		for more, many := true, false; more && len(batch) < cap(batch); {
 			select {
 			case m := <-r.marks:
 				batch = append(batch, m)
 			case <-full.C:
-				more = false
+				if more = !many && len(batch) >= manyMarks; more {
+					many = true
+					full.Reset(markDelayMany)
+				}
 			case <-stop:
 				more = false
 			}
@@ -585,7 +604,7 @@ func (r *Relay) mark(work context.Context, stop <-chan struct{}) {
 			} else {
 				delete(m.leg.open, m.id)
 			}
-			nudge := len(m.leg.open) == 4*m.leg.window || !m.leg.caught && m.leg.pending == 0
+			nudge := len(m.leg.open) == 4*m.leg.limits.Window || !m.leg.caught && m.leg.pending == 0
 			m.leg.mu.Unlock()
 			if nudge {
 				m.leg.nudge()
