@@ -60,8 +60,12 @@ func TestDatabaseGoesAway(t *testing.T) {
 			}
 		}
 	})
+	end := sync.OnceFunc(func() {
+		close(stop)
+		faults.Wait()
+	})
+	defer end()
 	l.run(6, 30, nil)
-	close(stop)
-	faults.Wait()
+	end()
 	l.check()
 }

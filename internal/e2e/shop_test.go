@@ -357,7 +357,11 @@ func (c *client) customer(reference string) string {
 	var u struct {
 		ID string `json:"id"`
 	}
-	c.do("POST", "/api/users", map[string]string{"name": "Customer " + reference, "reference": reference}).into(c.t, &u)
+	a, err := c.insist("POST", "/api/users", map[string]string{"name": "Customer " + reference, "reference": reference}, "customer "+reference)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	a.into(c.t, &u)
 	return u.ID
 }
 
