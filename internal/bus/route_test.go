@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 
@@ -16,67 +17,129 @@ import (
 	"github.com/banyan-go/banyan/internal/unit"
 )
 
-// On the way home messages go on by the broker as long as its queue holds what was sent before: no key waits for another one's backlog.
-func TestARouteHomeIsHeldLate(t *testing.T) {
-	t.Parallel()
-	e := databasetest.Postgres(t, database.Control, "alpha", "beta") // on SQLite a handler that hangs holds all of its module
+// mover is a shop of alpha and beta, on PostgreSQL: on SQLite a handler that hangs holds all of its module. Beta goes away, to nobody, and
+// comes home. Its handler hangs at the first message of the key "slow" until release.
+type mover struct {
+	*bustest.Stage
+	host     *testinfra.Broker
+	owners   *ownership.Owners
+	registry *ownership.Store
+	release  func()
+}
+
+func newMover(t *testing.T) *mover {
+	t.Helper()
+	e := databasetest.Postgres(t, database.Control, "alpha", "beta")
 	free := make(chan struct{})
+	m := &mover{host: testinfra.Rabbit(t), registry: ownership.NewStore(e.Store(t, database.Control)), release: sync.OnceFunc(func() { close(free) })}
 	beta := bustest.Listener("beta", module.Subscription{Handler: "count", Events: []string{"alpha.counted.v1"}}, func(_ context.Context, u *unit.Work, m message.Message) error {
 		if m.Key == "slow" && bustest.Number(m) == 1 {
 			<-free
 		}
 		return bustest.Keep(u, "count", m.Key, bustest.Number(m))
 	})
-	s, err := bustest.SetStage(t, e, bustest.StageOptions{Real: true, Broker: testinfra.Rabbit(t).URL()}, bustest.Alpha(), beta)
+	var err error
+	if m.Stage, err = bustest.SetStage(t, e, bustest.StageOptions{Real: true, Broker: m.host.URL()}, bustest.Alpha(), beta); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.release)
+	m.owners, err = ownership.Open(t.Context(), m.registry, ownership.Options{Self: ownership.Process{ID: "home"}, Modules: []string{"alpha", "beta"}, Shared: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry := ownership.NewStore(e.Store(t, database.Control))
-	owners, err := ownership.Open(t.Context(), registry, ownership.Options{Self: ownership.Process{ID: "home"}, Modules: []string{"alpha", "beta"}, Shared: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	release := sync.OnceFunc(func() { close(free) })
-	t.Cleanup(release)
-	s.Bus.Follow(owners)
+	m.Bus.Follow(m.owners)
 	ctx, end := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- owners.Run(ctx) }()
+	go func() { done <- m.owners.Run(ctx) }()
 	t.Cleanup(func() { end(); <-done })
-	move := func(side ownership.Side, to ownership.Placement) {
-		t.Helper()
-		from := owners.Record("beta")
-		r := from
-		r.Owner, r.Placement, r.Step, r.Epoch, r.Version = side, to, ownership.Settled, from.Epoch+1, from.Version+1
-		if err := registry.Move(t.Context(), from, r, ownership.Cause{Caller: "a test"}); err != nil {
-			t.Fatal(err)
-		}
-		owners.Nudge()
+	m.Run()
+	return m
+}
+
+// move makes a side the owner of beta.
+func (m *mover) move(side ownership.Side, placement ownership.Placement) {
+	m.T.Helper()
+	from := m.owners.Record("beta")
+	to := from
+	to.Owner, to.Placement, to.Epoch, to.Version = side, placement, from.Epoch+1, from.Version+1
+	if err := m.registry.Move(m.T.Context(), from, to, ownership.Cause{Caller: "a test"}); err != nil {
+		m.T.Fatal(err)
 	}
-	route := func() bus.Route {
-		for _, r := range s.Bus.Routes() {
-			if r.Publisher == "alpha" && r.Subscriber == "beta" {
-				return r
-			}
+	m.owners.Nudge()
+}
+
+func (m *mover) route() bus.Route {
+	for _, r := range m.Bus.Routes() {
+		if r.Publisher == "alpha" && r.Subscriber == "beta" {
+			return r
 		}
-		return bus.Route{}
 	}
-	s.Run()
-	move(ownership.Away, ownership.Remote)
-	s.Eventually("messages go by the broker", func() bool { return route().Transport == "rabbit" })
-	s.Announce("alpha", bustest.Counted{ID: "slow", N: 1}, bustest.Counted{ID: "slow", N: 2}, bustest.Counted{ID: "quick", N: 1})
-	s.Eventually("the broker has them", func() bool { return s.Count("alpha", "SELECT count(*) FROM delivery") == 0 })
-	move(ownership.Home, ownership.Local)
-	s.Eventually("the queue is consumed here", func() bool { return len(s.Seen("beta", "count", "quick")) == 1 })
-	s.Announce("alpha", bustest.Counted{ID: "quick", N: 2})
-	s.Eventually("what is new is not held", func() bool { return len(s.Seen("beta", "count", "quick")) == 2 })
-	if r := route(); r.Transport != "rabbit" || r.Waits == "" {
+	return bus.Route{}
+}
+
+// leave brings beta away, and waits until the broker has some messages to it.
+func (m *mover) leave() {
+	m.T.Helper()
+	m.move(ownership.Away, ownership.Remote)
+	m.Eventually("messages go by the broker", func() bool { return m.route().Transport == "rabbit" })
+	m.Announce("alpha", bustest.Counted{ID: "slow", N: 1}, bustest.Counted{ID: "slow", N: 2}, bustest.Counted{ID: "quick", N: 1})
+	m.Eventually("the broker has them", func() bool { return m.Count("alpha", "SELECT count(*) FROM delivery") == 0 })
+}
+
+func (m *mover) home() {
+	m.T.Helper()
+	m.Eventually("messages go within the process", func() bool { return m.route().Transport == "local" && m.route().Waits == "" })
+}
+
+// On the way home messages go on by the broker as long as its queue holds what was sent before: no key waits for another one's backlog.
+func TestARouteHomeIsHeldLate(t *testing.T) {
+	t.Parallel()
+	m := newMover(t)
+	m.leave()
+	m.move(ownership.Home, ownership.Local)
+	m.Eventually("the queue is consumed here", func() bool { return len(m.Seen("beta", "count", "quick")) == 1 })
+	m.Announce("alpha", bustest.Counted{ID: "quick", N: 2})
+	m.Eventually("what is new is not held", func() bool { return len(m.Seen("beta", "count", "quick")) == 2 })
+	if r := m.route(); r.Transport != "rabbit" || r.Waits == "" {
 		t.Errorf("the route is %+v while the queue holds a message", r)
 	}
-	release()
-	s.Eventually("messages go within the process", func() bool { return route().Transport == "local" && route().Waits == "" })
-	s.Announce("alpha", bustest.Counted{ID: "slow", N: 3}, bustest.Counted{ID: "quick", N: 3})
-	s.Eventually("all is handled", func() bool { return len(s.Seen("beta", "count", "")) == 6 })
-	want(t, "slow", s.Seen("beta", "count", "slow"), []int{1, 2, 3})
-	want(t, "quick", s.Seen("beta", "count", "quick"), []int{1, 2, 3})
+	m.release()
+	m.home()
+	m.Announce("alpha", bustest.Counted{ID: "slow", N: 3}, bustest.Counted{ID: "quick", N: 3})
+	m.Eventually("all is handled", func() bool { return len(m.Seen("beta", "count", "")) == 6 })
+	want(t, "slow", m.Seen("beta", "count", "slow"), []int{1, 2, 3})
+	want(t, "quick", m.Seen("beta", "count", "quick"), []int{1, 2, 3})
+}
+
+// Who leaves again while the queue is drained is sent everything by the broker, and nothing waits.
+func TestAwayAgainOnTheWayHome(t *testing.T) {
+	t.Parallel()
+	m := newMover(t)
+	m.leave()
+	m.move(ownership.Home, ownership.Local)
+	m.Eventually("the route waits for the queue", func() bool { return m.route().Waits != "" })
+	m.move(ownership.Away, ownership.Remote)
+	m.Eventually("the route waits for nothing", func() bool { return m.route().Waits == "" })
+	m.Announce("alpha", bustest.Counted{ID: "slow", N: 3})
+	m.Eventually("the broker has it", func() bool { return m.Count("alpha", "SELECT count(*) FROM delivery") == 0 })
+	m.release()
+	m.move(ownership.Home, ownership.Local)
+	m.home()
+	m.Announce("alpha", bustest.Counted{ID: "slow", N: 4})
+	m.Eventually("all is handled", func() bool { return len(m.Seen("beta", "count", "slow")) == 4 })
+	want(t, "slow", m.Seen("beta", "count", "slow"), []int{1, 2, 3, 4})
+}
+
+// A route comes home although somebody has deleted the queue, with the marker in it.
+func TestALostMarker(t *testing.T) {
+	t.Parallel()
+	m := newMover(t)
+	m.leave()
+	m.move(ownership.Home, ownership.Local)
+	m.Eventually("the route waits for the queue", func() bool { return m.route().Waits != "" })
+	m.host.DeleteQueue("banyan.beta")
+	m.release()
+	m.home()
+	m.Announce("alpha", bustest.Counted{ID: "slow", N: 3})
+	m.Eventually("what is new is handled", func() bool { return slices.Contains(m.Seen("beta", "count", "slow"), 3) })
 }

@@ -47,7 +47,7 @@ func TestDatabaseGoesAway(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(150 * time.Millisecond):
+			case <-time.After(300 * time.Millisecond):
 			}
 			if i == 8 {
 				if err := s.server.Restart(); err != nil {
