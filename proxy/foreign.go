@@ -8,6 +8,7 @@ import (
 
 	"github.com/banyan-go/banyan/internal/identity"
 	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/proxy/discovery"
 	"github.com/banyan-go/banyan/proxy/upstream"
 )
 
@@ -72,7 +73,22 @@ func (f Foreign) check(prefix string) error {
 	if len(f.Endpoints) == 0 {
 		return fmt.Errorf("%s.endpoints: is empty; give at least one, as in http://10.0.0.7:8000", prefix)
 	}
-	return f.Config.Validate(prefix)
+	own := f.Config
+	if discovered(f.Endpoints) {
+		if _, err := discovery.Parse(f.Endpoints, discovery.Options{}); err != nil {
+			return fmt.Errorf("%s.endpoints: %w", prefix, err)
+		}
+		if f.Protocol == upstream.H2 {
+			return fmt.Errorf("%s.protocol: h2 is over TLS, and %s finds addresses without a name to check a certificate against; give h1 or h2c, or endpoints as in https://10.0.0.7:8443", prefix, f.Endpoints[0])
+		}
+		own.Endpoints = nil
+	}
+	return own.Validate(prefix)
+}
+
+// discovered says whether endpoints are not a list of URLs: somebody is asked where they are.
+func discovered(endpoints []string) bool {
+	return len(endpoints) == 1 && !strings.HasPrefix(endpoints[0], "http://") && !strings.HasPrefix(endpoints[0], "https://")
 }
 
 // checkPattern accepts paths of names, {names}, and a {name...} at the end.

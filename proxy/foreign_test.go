@@ -1,7 +1,9 @@
 package proxy_test
 
 import (
+	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -29,6 +31,36 @@ func replaced(t *testing.T, origin http.HandlerFunc, change func(*proxy.Config),
 			change(c)
 		}
 	})
+}
+
+// An application that is being replaced is found by name.
+func TestForeignFound(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "old") }))
+	t.Cleanup(server.Close)
+	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, func(c *proxy.Config, _ *proxy.Options) {
+		f := foreign("dns://localhost:"+port, proxy.ForeignRoute{Match: "/old", Class: "read"})
+		f.Balance = "round_robin"
+		c.Upstreams = []proxy.Foreign{f}
+	})
+	ctx, end := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.gate.Run(ctx) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	var a reply
+	eventually(t, func() bool { a = s.do("GET", "/old", ""); return a.status == 200 })
+	if a.body != "old" {
+		t.Errorf("answered %q", a.body)
+	}
 }
 
 // What asks for a role cannot be reached as something else that asks for none, whatever the application behind takes for the same. Who

@@ -1001,6 +1001,13 @@ func TestConfigNamesTheKey(t *testing.T) {
 			c.Upstreams = []proxy.Foreign{foreign("", proxy.ForeignRoute{Match: "/old", Class: "read"})}
 			c.Upstreams[0].Endpoints = nil
 		}, "gateway.upstreams[0].endpoints: is empty"},
+		{func(c *proxy.Config) {
+			c.Upstreams = []proxy.Foreign{foreign("dns://legacy.internal", proxy.ForeignRoute{Match: "/old", Class: "read"})}
+		}, `gateway.upstreams[0].endpoints: "dns://legacy.internal"`},
+		{func(c *proxy.Config) {
+			c.Upstreams = []proxy.Foreign{foreign("consul://legacy", proxy.ForeignRoute{Match: "/old", Class: "read"})}
+			c.Upstreams[0].Protocol = "h2"
+		}, "gateway.upstreams[0].protocol: h2 is over TLS"},
 		{func(c *proxy.Config) { c.Rate.Login.PerSecond = -1 }, "gateway.rate.login.per_second: -1"},
 		{func(c *proxy.Config) { c.Rate.Customer.Burst = 0 }, "gateway.rate.customer.burst: 0 lets nothing pass"},
 		{func(c *proxy.Config) { c.Rate.Clients = 0 }, "gateway.rate.clients: 0"},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -151,7 +150,7 @@ func (g *Gateway) openUpstream(cfg upstream.Config, targets []string, o upstream
 	if o.Source != nil {
 		return upstream.New(cfg, o)
 	}
-	if len(targets) == 1 && !strings.HasPrefix(targets[0], "http://") && !strings.HasPrefix(targets[0], "https://") {
+	if discovered(targets) {
 		source, err := discovery.Parse(targets, discovery.Options{Config: g.cfg.Discovery, Log: g.log})
 		if err != nil {
 			return nil, fmt.Errorf("endpoints: %w", err)
