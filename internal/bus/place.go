@@ -90,6 +90,13 @@ func (b *Bus) settled() {
 	if follower == nil {
 		return
 	}
+	for name, p := range b.parts { // a route may not have noticed yet
+		for subscriber, via := range p.routes.ways() {
+			if via != viaNothing && via != b.transport(subscriber) {
+				done[name], done[subscriber] = 0, 0
+			}
+		}
+	}
 	for m, version := range done {
 		if version > 0 {
 			follower.Done(m, version)

@@ -70,6 +70,17 @@ func (r *routes) of(subscriber string) way {
 	return way{via: viaLocal}
 }
 
+// ways are the transports of the routes that have one here.
+func (r *routes) ways() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make(map[string]string, len(r.all))
+	for subscriber, w := range r.all {
+		all[subscriber] = w.via
+	}
+	return all
+}
+
 func (r *routes) set(subscriber string, w way) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
