@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -56,11 +57,94 @@ func TestRowBelowTheFloorIsFound(t *testing.T) {
 	}
 	l := r.running()["beta"]
 	l.mu.Lock()
-	l.floors = []floor{{at: time.Now().Add(-2 * settleTime), id: 1000}}
+	l.settled, l.low = 1000, 1000
 	l.mu.Unlock()
 	insert(5, "late")
 	if got := next(); got != "late" {
 		t.Errorf("%s was sent, want the late one", got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// Reading begins ever higher, but never above what may still be committed: a message whose transaction takes long goes before the next
+// one of its key, however many others have gone meanwhile.
+func TestFloorsWaitForTransactions(t *testing.T) {
+	t.Parallel()
+	db := databasetest.Postgres(t, "alpha").Store(t, "alpha")
+	store := unit.New(db, unit.Options{Module: "alpha"})
+	sent := make(chan string, 1024)
+	r := New(store, Config{Limits: Limits{Workers: 4, Window: 8}, Sweep: 20 * time.Millisecond}, func(_ context.Context, _ string, m message.Message) error {
+		sent <- m.ID
+		return nil
+	}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+	insert := func(id, key string, before func(row int64)) {
+		t.Helper()
+		if err := db.Write(t.Context(), func(tx *gorm.DB) error {
+			if err := tx.Exec("INSERT INTO outbox_key (key, sequence) VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET sequence = outbox_key.sequence + 1", key).Error; err != nil {
+				return err
+			}
+			var row int64
+			if err := tx.Raw(`INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
+				VALUES (?, 'alpha.counted.v1', ?, 1, '', '', '', '', now(), false, '{}') RETURNING id`, id, key).Row().Scan(&row); err != nil {
+				return err
+			}
+			before(row)
+			return tx.Exec("INSERT INTO delivery (subscriber, outbox_id) VALUES ('beta', ?)", row).Error
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	at := func(int64) {}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx, []string{"beta"}) }()
+	low := func() int64 {
+		l := r.running()["beta"]
+		if l == nil {
+			return 0
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.low
+	}
+	others := 0
+	passes := func(above int64, within time.Duration) bool {
+		for until := time.Now().Add(within); time.Now().Before(until); {
+			others++
+			insert(fmt.Sprint("other ", others), fmt.Sprint("other ", others), at)
+			<-sent
+			if low() > above {
+				return true
+			}
+		}
+		return false
+	}
+	if !passes(0, time.Minute) {
+		t.Error("reading begins at the first row for ever")
+	}
+	held, release, kept := make(chan int64, 1), make(chan struct{}), make(chan struct{})
+	go func() {
+		insert("long", "key", func(row int64) {
+			held <- row
+			<-release
+		})
+		insert("next", "key", at)
+		close(kept)
+	}()
+	row := <-held
+	if passes(row, 4*floorEvery) {
+		t.Error("reading begins above a row that is not committed")
+	}
+	close(release)
+	<-kept
+	if first, second := <-sent, <-sent; first != "long" || second != "next" {
+		t.Errorf("sent %q before %q", first, second)
+	}
+	if !passes(row, time.Minute) {
+		t.Error("reading begins below a transaction that has ended")
 	}
 	cancel()
 	if err := <-ended; err != nil {

@@ -168,8 +168,10 @@ type leg struct {
 	ended   bool              // nothing new is sent, for good
 	closed  bool              // nothing is sent for now
 	ways    int               // how often the way was closed
-	from    int64             // where reading goes on, see begin
-	floors  []floor           // PostgreSQL: how far reading had come, and when
+	from    int64             // behind what was read, see begin
+	floors  []floor           // PostgreSQL: how far reading had come
+	settled int64             // the latest below which nothing is committed any more
+	low     int64             // the latest below which everything is read, too
 	caught  bool              // everything announced so far was read: the next delivery may come from memory
 	missed  int               // announcements that came while it was not
 	open    map[int64]bool    // read and not yet marked; true once taken
@@ -203,38 +205,59 @@ type row struct {
 	Payload       []byte
 }
 
-// floor is how far a leg had read at a time.
+// floor is how far a leg had read at a time, on PostgreSQL.
 type floor struct {
-	at time.Time
-	id int64
+	at   time.Time
+	id   int64
+	next int64 // the transaction that had not begun yet
 }
 
 // settleTime is how long a transaction may take from taking the number of its message to its commit: it ends with the
 // unit of work, and sessions that stand still are ended by the server long before.
 const (
 	settleTime = 2 * time.Minute
-	floorEvery = 10 * time.Second
+	floorEvery = time.Second
 )
 
 // begin is where to read from, under the lock. On SQLite rows appear in the order of their ids, and reading goes on where
 // it ended. On PostgreSQL a row with a lower id may be committed later, and read after one of the same key that was
 // committed later still: going on after the highest id would send that one first. One statement sees commits of a key in
-// their order, so each reading begins below whatever may still be committed.
+// their order, so each reading begins below whatever may still be committed, or be committed and not yet read.
 func (l *leg) begin() int64 {
 	if l.relay.inOrder() {
 		return l.from
 	}
-	now := time.Now()
-	if n := len(l.floors); n == 0 || now.Sub(l.floors[n-1].at) >= floorEvery {
-		l.floors = append(l.floors, floor{at: now, id: l.from})
+	return l.low
+}
+
+// settle finds out below what nothing more is committed: a transaction has its own number before it takes that of a message, so what had
+// been read is such a floor as soon as all transactions have ended that had begun then. An unrelated one that goes on and on does not hold
+// it up for longer than settleTime.
+func (l *leg) settle() error {
+	l.mu.Lock()
+	id, ways, n := l.from, l.ways, len(l.floors)
+	due := !l.relay.inOrder() && (n == 0 || time.Since(l.floors[n-1].at) >= floorEvery)
+	l.mu.Unlock()
+	if !due {
+		return nil
 	}
-	for len(l.floors) > 1 && now.Sub(l.floors[1].at) >= settleTime {
+	var oldest, next int64
+	if err := database.Statements(l.relay.store.Read(l.ctx)).Row(`SELECT CAST(CAST(pg_snapshot_xmin(s) AS TEXT) AS BIGINT), CAST(CAST(pg_snapshot_xmax(s) AS TEXT) AS BIGINT)
+		FROM pg_current_snapshot() AS s`).Scan(&oldest, &next); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ways != ways {
+		return nil
+	}
+	now := time.Now()
+	for len(l.floors) > 0 && (l.floors[0].next <= oldest || now.Sub(l.floors[0].at) >= settleTime) {
+		l.settled = l.floors[0].id
 		l.floors = l.floors[1:]
 	}
-	if now.Sub(l.floors[0].at) >= settleTime {
-		return l.floors[0].id
-	}
-	return 0
+	l.floors = append(l.floors, floor{at: now, id: id, next: next})
+	return nil
 }
 
 // inOrder says whether rows appear in the order of their ids.
@@ -265,7 +288,8 @@ func (l *leg) stop() {
 		}
 	}
 	l.queues, l.ready = map[string]*queue{}, nil
-	l.pending, l.bytes, l.from, l.floors, l.caught = 0, 0, 0, nil, false
+	l.pending, l.bytes, l.from, l.caught = 0, 0, 0, false
+	l.floors, l.settled, l.low = nil, 0, 0
 	l.missed++
 	l.ways++
 }
@@ -275,8 +299,8 @@ func (l *leg) rewind(to int64) {
 	switch {
 	case l.relay.inOrder():
 		l.from = min(l.from, to)
-	case to > 0 && len(l.floors) > 0 && to <= l.floors[0].id:
-		l.floors = nil // somebody took longer than anybody may: read from the beginning
+	case to > 0 && to <= max(l.low, l.settled):
+		l.floors, l.settled, l.low = nil, 0, 0 // somebody took longer than anybody may: read from the beginning
 	}
 	l.caught = false
 	l.missed++
@@ -361,13 +385,16 @@ func (l *leg) run() {
 
 // read takes the next rows into the window; more says that there may be others.
 func (l *leg) read() (more bool, err error) {
+	if err := l.settle(); err != nil {
+		return true, err
+	}
 	l.mu.Lock()
 	free := l.limits.Window - l.pending
 	if l.closed || l.full() {
 		l.mu.Unlock()
 		return false, nil // opening the way, and taking a message, nudges
 	}
-	from, missed, ways := l.begin(), l.missed, l.ways
+	from, settled, missed, ways := l.begin(), l.settled, l.missed, l.ways
 	known := slices.AppendSeq(make([]int64, 0, len(l.open)), maps.Keys(l.open))
 	l.reading = true
 	l.mu.Unlock()
@@ -396,6 +423,9 @@ func (l *leg) read() (more bool, err error) {
 		case l.from == from:
 			from, l.from = r.ID+1, r.ID+1
 		}
+	}
+	if settled == l.settled && (all || len(rows) > 0 && rows[len(rows)-1].ID >= settled) {
+		l.low = settled
 	}
 	// With a full answer there may be more; with a short one everything is read that was committed before it, and
 	// nothing is left to read unless something was announced meanwhile.
