@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ func (b *Bus) call(ctx context.Context, from, name, commandID string, body []byt
 	reply, err = b.ask(fctx, from, target, name, commandID, body)
 	if err != nil {
 		span.RecordError(err)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && !errs.Is(err, errs.Unavailable) {
 			return nil, errs.New(errs.Timeout, "%s was not answered in time", name)
 		}
 		if errs.KindOf(err) == errs.Internal {
@@ -87,6 +88,7 @@ func (b *Bus) call(ctx context.Context, from, name, commandID string, body []byt
 // itself answers stands, whatever it is.
 func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, body []byte) ([]byte, error) {
 	patience := time.Now().Add(b.cfg.RequestTimeout)
+	var matter error // what is the matter with the broker: a better answer than that the time is over
 	for delay := askAgain; ; delay = min(2*delay, 100*time.Millisecond) {
 		if b.here(target) {
 			return b.answerHere(ctx, Crossing{from, target, name}, commandID, body)
@@ -100,8 +102,13 @@ func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, bod
 			var answered *rabbit.Answered
 			var away *rabbit.Away
 			stands := errors.As(err, &answered) && !isElsewhere(err)
-			if errors.As(err, &away) {
-				patience = time.Now().Add(b.cfg.RequestTimeout)
+			switch {
+			case errors.As(err, &away) && errs.Is(err, errs.Unavailable):
+				patience, matter = time.Now().Add(b.cfg.RequestTimeout), err
+			case ctx.Err() == nil || stands:
+				matter = nil
+			case matter != nil:
+				return nil, matter
 			}
 			if err == nil || stands || !errs.Is(err, errs.Unavailable) || time.Now().After(patience) && !b.moving(r, err) || ends(ctx) {
 				return reply, err
@@ -112,7 +119,7 @@ func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, bod
 		b.await(moved, func() bool { return b.look(target).Version == r.Version })
 		cancel()
 		if ctx.Err() != nil {
-			return nil, errs.New(errs.Timeout, "%s was not answered in time", name)
+			return nil, cmp.Or(matter, error(errs.New(errs.Timeout, "%s was not answered in time", name)))
 		}
 	}
 }

@@ -190,6 +190,9 @@ func (c *caller) ask(ctx context.Context, module string, r Request) answer {
 	select {
 	case c.requests <- q:
 	case <-ctx.Done():
+		if why := c.why(c.b.asking); why != nil && !errors.Is(ctx.Err(), context.Canceled) {
+			return answer{err: &Away{errs.New(errs.Unavailable, "%s was not asked in time: %w", r.Name, why)}}
+		}
 		return answer{err: &Away{late(ctx, r.Name)}}
 	case <-c.gone():
 		return answer{err: &Away{c.away(c.b.asking)}}
