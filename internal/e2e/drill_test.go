@@ -98,6 +98,8 @@ func TestBrokerAndModuleKilled(t *testing.T) {
 		if n != 20 {
 			return
 		}
+		// A broker that is killed before forgets the queues, and with them what it has confirmed.
+		eventually(t, "RabbitMQ has the queues on its disk", func() bool { return broker.Listed("banyan.orders") && broker.Listed("banyan.payments") })
 		broker.Crash()
 		o.kill()
 		o.launch()

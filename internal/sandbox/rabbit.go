@@ -225,6 +225,18 @@ func (s *Rabbit) Crash() error {
 	return err
 }
 
+// Listed says whether the directory of quorum queues is on disk with a queue in it. RabbitMQ 3.10 writes that some seconds after the queue
+// is made (dets, delayed_write); if it is killed before, it makes the queue anew: without its messages, and without a leader, so that
+// nothing is confirmed, until it is started once more.
+func (s *Rabbit) Listed(queue string) (bool, error) {
+	found, err := filepath.Glob(s.path("data/*/quorum/*/names.dets"))
+	if err != nil || len(found) != 1 {
+		return false, errors.Join(err, fmt.Errorf("the directory of quorum queues: %d files", len(found)))
+	}
+	names, err := os.ReadFile(found[0])
+	return bytes.Contains(names, []byte("_"+queue+"m")), err
+}
+
 // Freeze stops the server's process without ending it, as a machine without memory does, until the function it gives is called.
 func (s *Rabbit) Freeze() (thaw func() error, err error) {
 	s.mu.Lock()

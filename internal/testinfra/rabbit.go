@@ -174,6 +174,14 @@ func (b *Broker) Crash() { b.check(b.server.Crash()) }
 // Start starts the broker again after Crash.
 func (b *Broker) Start() { b.check(b.server.Start()) }
 
+// Listed says whether RabbitMQ has a quorum queue on disk, see sandbox.Rabbit.
+func (b *Broker) Listed(queue string) bool {
+	b.tb.Helper()
+	listed, err := b.server.Listed(queue)
+	b.check(err)
+	return listed
+}
+
 // StopApp stops RabbitMQ in order and leaves its process.
 func (b *Broker) StopApp() { b.check(b.server.StopApp()) }
 
