@@ -86,9 +86,13 @@ func (f Foreign) check(prefix string) error {
 	return own.Validate(prefix)
 }
 
-// discovered says whether endpoints are not a list of URLs: somebody is asked where they are.
+// discovered says whether somebody is asked where the endpoints are.
 func discovered(endpoints []string) bool {
-	return len(endpoints) == 1 && !strings.HasPrefix(endpoints[0], "http://") && !strings.HasPrefix(endpoints[0], "https://")
+	if len(endpoints) != 1 {
+		return false
+	}
+	scheme, _, found := strings.Cut(endpoints[0], "://")
+	return found && scheme != "http" && scheme != "https"
 }
 
 // checkPattern accepts paths of names, {names}, and a {name...} at the end.

@@ -88,7 +88,7 @@ func (b *Bus) call(ctx context.Context, from, name, commandID string, body []byt
 // itself answers stands, whatever it is.
 func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, body []byte) ([]byte, error) {
 	patience := time.Now().Add(b.cfg.RequestTimeout)
-	var matter error // what is the matter with the broker: a better answer than that the time is over
+	var held error // why, the last time: a better answer than that the time is over
 	for delay := askAgain; ; delay = min(2*delay, 100*time.Millisecond) {
 		if b.here(target) {
 			return b.answerHere(ctx, Crossing{from, target, name}, commandID, body)
@@ -102,24 +102,20 @@ func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, bod
 			var answered *rabbit.Answered
 			var away *rabbit.Away
 			stands := errors.As(err, &answered) && !isElsewhere(err)
-			switch {
-			case errors.As(err, &away) && errs.Is(err, errs.Unavailable):
-				patience, matter = time.Now().Add(b.cfg.RequestTimeout), err
-			case ctx.Err() == nil || stands:
-				matter = nil
-			case matter != nil:
-				return nil, matter
+			if errors.As(err, &away) {
+				patience = time.Now().Add(b.cfg.RequestTimeout)
 			}
 			if err == nil || stands || !errs.Is(err, errs.Unavailable) || time.Now().After(patience) && !b.moving(r, err) || ends(ctx) {
 				return reply, err
 			}
+			held = err
 			b.opts.Log.DebugContext(ctx, "request held", "module", target, "message", name, "error", err)
 		}
 		moved, cancel := context.WithTimeout(ctx, delay)
 		b.await(moved, func() bool { return b.look(target).Version == r.Version })
 		cancel()
 		if ctx.Err() != nil {
-			return nil, cmp.Or(matter, error(errs.New(errs.Timeout, "%s was not answered in time", name)))
+			return nil, cmp.Or(held, error(errs.New(errs.Timeout, "%s was not answered in time", name)))
 		}
 	}
 }

@@ -283,7 +283,8 @@ func (p *part) loadRoute(ctx context.Context, subscriber string) (string, error)
 	return found[0], nil
 }
 
-// saveRoute writes the transport of a route, unless somebody else has taken the lease.
+// saveRoute writes the transport of a route, unless somebody else has taken the lease. Which marker is waited for is not kept: whoever
+// comes next sends one of its own.
 func (p *part) saveRoute(ctx context.Context, subscriber, transport string) error {
 	return p.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		if w.Dialect() == database.Postgres {

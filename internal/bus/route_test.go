@@ -43,15 +43,7 @@ func newMover(t *testing.T) *mover {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.release)
-	m.owners, err = ownership.Open(t.Context(), m.registry, ownership.Options{Self: ownership.Process{ID: "home"}, Modules: []string{"alpha", "beta"}, Shared: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Bus.Follow(m.owners)
-	ctx, end := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- m.owners.Run(ctx) }()
-	t.Cleanup(func() { end(); <-done })
+	m.owners = follow(t, m.Bus, m.registry, ownership.Options{Self: ownership.Process{ID: "home"}, Modules: []string{"alpha", "beta"}, Shared: true})
 	m.Run()
 	return m
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/bustest"
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/databasetest"
@@ -15,6 +16,26 @@ import (
 	"github.com/banyan-go/banyan/internal/ownership"
 	"github.com/banyan-go/banyan/internal/unit"
 )
+
+// follow has a bus follow a control store until the test ends.
+func follow(t *testing.T, b *bus.Bus, registry *ownership.Store, o ownership.Options) *ownership.Owners {
+	t.Helper()
+	owners, err := ownership.Open(t.Context(), registry, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Follow(owners)
+	ctx, end := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- owners.Run(ctx) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return owners
+}
 
 // An effect that a process had begun when it died is called by the next one as soon as no other lives that could be calling it, and not
 // before: its row would give it half a minute.
@@ -46,20 +67,7 @@ func TestEffectsOfADeadProcess(t *testing.T) {
 		}
 	}
 	register()
-	owners, err := ownership.Open(t.Context(), records, ownership.Options{Self: ownership.Process{ID: "self"}, Modules: []string{"beta"}, Shared: true, TTL: ttl})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Bus.Follow(owners)
-	ctx, end := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- owners.Run(ctx) }()
-	t.Cleanup(func() {
-		end()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	follow(t, s.Bus, records, ownership.Options{Self: ownership.Process{ID: "self"}, Modules: []string{"beta"}, Shared: true, TTL: ttl})
 	s.Run()
 	var last time.Time
 	for range 10 {
@@ -101,15 +109,7 @@ func TestEffectsEndBeforeTheFileGoes(t *testing.T) {
 	}
 	db := e.Store(t, database.Control)
 	registry := ownership.NewStore(db)
-	owners, err := ownership.Open(t.Context(), registry, ownership.Options{Self: ownership.Process{ID: "home"}, Modules: []string{"beta"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	home.Bus.Follow(owners)
-	ctx, end := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- owners.Run(ctx) }()
-	t.Cleanup(func() { end(); <-done })
+	owners := follow(t, home.Bus, registry, ownership.Options{Self: ownership.Process{ID: "home"}, Modules: []string{"beta"}})
 	home.Run()
 	home.Do("beta", func(u *unit.Work) error { u.Effect("call", "a", 1); return nil })
 	home.Eventually("the effect is called", func() bool { return calls.Load() == 1 })

@@ -68,15 +68,15 @@ func SetStage(t testing.TB, e databasetest.Engine, o StageOptions, parts ...Part
 	s.stores = stores
 	cfg := bus.DefaultConfig()
 	cfg.LeaseTTL = 600 * time.Millisecond
+	if o.Config != nil {
+		o.Config(&cfg)
+	}
 	var broker *rabbit.Broker
 	if o.Broker != "" {
 		cfg.RabbitMQ.URL = secret.Text(o.Broker)
 		broker = connect(t, cfg.RabbitMQ, log)
 	}
-	t.Cleanup(s.Close)
-	if o.Config != nil {
-		o.Config(&cfg)
-	}
+	t.Cleanup(s.Close) // before the broker goes
 	var control *database.DB
 	if o.Control {
 		if control, err = stores.Store(t.Context(), database.Control); err != nil {

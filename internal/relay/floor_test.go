@@ -10,23 +10,39 @@ import (
 
 	"gorm.io/gorm"
 
+	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/databasetest"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/telemetry"
 	"github.com/banyan-go/banyan/internal/unit"
 )
 
+// alone is a relay on PostgreSQL to one subscriber, who takes everything, until the test ends.
+func alone(t *testing.T) (db *database.DB, r *Relay, sent <-chan message.Message) {
+	t.Helper()
+	db = databasetest.Postgres(t, "alpha").Store(t, "alpha")
+	taken := make(chan message.Message, 8)
+	r = New(unit.New(db, unit.Options{Module: "alpha"}), Config{Limits: Limits{Workers: 4, Window: 8}, Sweep: 20 * time.Millisecond}, func(_ context.Context, _ string, m message.Message) error {
+		taken <- m
+		return nil
+	}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx, []string{"beta"}) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return db, r, taken
+}
+
 // A row that appears below where reading begins took longer to commit than anybody expected, as behind a standby that
 // did not answer. It is late, not lost.
 func TestRowBelowTheFloorIsFound(t *testing.T) {
 	t.Parallel()
-	db := databasetest.Postgres(t, "alpha").Store(t, "alpha")
-	store := unit.New(db, unit.Options{Module: "alpha"})
-	sent := make(chan string, 8)
-	r := New(store, Config{Limits: Limits{Workers: 4, Window: 8}, Sweep: 20 * time.Millisecond}, func(_ context.Context, _ string, m message.Message) error {
-		sent <- m.Key
-		return nil
-	}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+	db, r, sent := alone(t)
 	insert := func(id int64, key string) {
 		t.Helper()
 		if err := db.Write(t.Context(), func(tx *gorm.DB) error {
@@ -42,15 +58,12 @@ func TestRowBelowTheFloorIsFound(t *testing.T) {
 	next := func() string {
 		t.Helper()
 		select {
-		case key := <-sent:
-			return key
+		case m := <-sent:
+			return m.Key
 		case <-time.After(5 * time.Second):
 			return "nothing"
 		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx, []string{"beta"}) }()
 	insert(1000, "first")
 	if got := next(); got != "first" {
 		t.Errorf("%s was sent, want the first one", got)
@@ -63,23 +76,13 @@ func TestRowBelowTheFloorIsFound(t *testing.T) {
 	if got := next(); got != "late" {
 		t.Errorf("%s was sent, want the late one", got)
 	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
 }
 
 // Reading begins ever higher, but never above what may still be committed: a message whose transaction takes long goes before the next
 // one of its key, however many others have gone meanwhile.
 func TestFloorsWaitForTransactions(t *testing.T) {
 	t.Parallel()
-	db := databasetest.Postgres(t, "alpha").Store(t, "alpha")
-	store := unit.New(db, unit.Options{Module: "alpha"})
-	sent := make(chan string, 1024)
-	r := New(store, Config{Limits: Limits{Workers: 4, Window: 8}, Sweep: 20 * time.Millisecond}, func(_ context.Context, _ string, m message.Message) error {
-		sent <- m.ID
-		return nil
-	}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+	db, r, sent := alone(t)
 	insert := func(id, key string, before func(row int64)) {
 		t.Helper()
 		if err := db.Write(t.Context(), func(tx *gorm.DB) error {
@@ -98,9 +101,6 @@ func TestFloorsWaitForTransactions(t *testing.T) {
 		}
 	}
 	at := func(int64) {}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx, []string{"beta"}) }()
 	low := func() int64 {
 		l := r.running()["beta"]
 		if l == nil {
@@ -140,15 +140,11 @@ func TestFloorsWaitForTransactions(t *testing.T) {
 	}
 	close(release)
 	<-kept
-	if first, second := <-sent, <-sent; first != "long" || second != "next" {
-		t.Errorf("sent %q before %q", first, second)
+	if first, second := <-sent, <-sent; first.ID != "long" || second.ID != "next" {
+		t.Errorf("sent %q before %q", first.ID, second.ID)
 	}
 	if !passes(row, time.Minute) {
 		t.Error("reading begins below a transaction that has ended")
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }
 

@@ -89,9 +89,9 @@ func (w *Work) add(p message.Payload, key string) {
 		m.Subject = personal.PersonalSubject()
 	}
 	// Whoever receives it refuses what no store can keep, and must never have to.
-	for what, text := range map[string]string{"key": m.Key, "subject": m.Subject} {
-		if err := message.CheckText(text); err != nil {
-			w.fail(fmt.Errorf("publish %s: the %s %w", m.Name, what, err))
+	for _, text := range [...]struct{ what, value string }{{"key", m.Key}, {"subject", m.Subject}} {
+		if err := message.CheckText(text.value); err != nil {
+			w.fail(fmt.Errorf("publish %s: the %s %w", m.Name, text.what, err))
 			return
 		}
 	}
