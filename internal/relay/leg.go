@@ -301,8 +301,9 @@ func (l *leg) forget() {
 }
 
 // readNext reads the next rows of a subscriber. On PostgreSQL the ids come as an array, so that the rows are looked up one by
-// one whatever the statistics say; on a table that was never analyzed a join reads all of it. What is in memory is left out there: reading
-// begins below it.
+// one whatever the statistics say; on a table that was never analyzed a join reads all of it. The limit hides in a query: where the server
+// knows it, and by its statistics fewer rows than that are left, it reads and sorts all of them. What is in memory is left out there:
+// reading begins below it.
 var readNext = map[database.Dialect]string{
 	database.SQLite:   "SELECT " + rowColumns + " FROM outbox WHERE id IN (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ? ORDER BY outbox_id LIMIT ?) ORDER BY id",
 	database.Postgres: fmt.Sprintf(readUnknown, ""),
@@ -312,7 +313,7 @@ var readNext = map[database.Dialect]string{
 var readFenced = fmt.Sprintf(readUnknown, " AND ? = (SELECT epoch FROM lease WHERE name = 'owner')")
 
 const readUnknown = "SELECT " + rowColumns + " FROM outbox WHERE id = ANY (ARRAY (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ?" +
-	" AND outbox_id NOT IN (SELECT unnest(CAST(? AS BIGINT[])))%s ORDER BY outbox_id LIMIT ?)) ORDER BY id"
+	" AND outbox_id NOT IN (SELECT unnest(CAST(? AS BIGINT[])))%s ORDER BY outbox_id LIMIT (SELECT CAST(? AS BIGINT)))) ORDER BY id"
 
 const rowColumns = "id, message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, payload"
 
