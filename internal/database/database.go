@@ -238,6 +238,25 @@ func (d *DB) Read(ctx context.Context) *gorm.DB {
 	return d.reader.Session(&gorm.Session{NewDB: true, Context: ctx})
 }
 
+// Lookup runs a query that is to find a few rows of many by their indexes, whatever PostgreSQL's statistics say. each is called with
+// one row after another.
+func (d *DB) Lookup(ctx context.Context, query string, args []any, each func(Row) error) error {
+	if e, ok := d.engine.(*postgresEngine); ok {
+		return e.lookup(ctx, numbered.get(query), args, each)
+	}
+	rows, err := Statements(d.Read(ctx)).Rows(query, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		if err := each(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
 // Take makes this process the one that writes the store: it fails while another one has it (SQLite). On PostgreSQL all may write.
 func (d *DB) Take(ctx context.Context) error {
 	if f, ok := d.engine.(*sqliteFile); ok {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -296,7 +297,8 @@ func TestReadsAfterTerminatedSessions(t *testing.T) {
 	db := open(t, databasetest.PostgresAt(t, dsn, "alpha"))
 	read := func() error {
 		var n int
-		return db.Read(t.Context()).Raw("SELECT 1 FROM pg_sleep(0.02)").Row().Scan(&n)
+		return errors.Join(db.Read(t.Context()).Raw("SELECT 1 FROM pg_sleep(0.02)").Row().Scan(&n),
+			db.Lookup(t.Context(), "SELECT 1 FROM pg_sleep(0.02)", nil, func(r database.Row) error { return r.Scan(&n) }))
 	}
 	for range 5 {
 		var all sync.WaitGroup
@@ -316,6 +318,58 @@ func TestReadsAfterTerminatedSessions(t *testing.T) {
 	if err := db.Read(t.Context()).Raw("SELECT 1").Scan(&rows).Error; err != nil {
 		t.Error(err)
 	}
+}
+
+// What a lookup is planned with holds for itself alone, and one that fails leaves its connection as it was.
+func TestLookup(t *testing.T) {
+	databasetest.Each(t, []string{"alpha"}, func(t *testing.T, e databasetest.Engine) {
+		db := open(t, e)
+		for n := range 3 {
+			if err := db.Write(t.Context(), insert("a", n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stopped := errors.New("stop")
+		var ns []int
+		collect := func(r database.Row) error {
+			var n int
+			if err := r.Scan(&n); err != nil {
+				return err
+			}
+			if ns = append(ns, n); len(ns) == 5 {
+				return stopped
+			}
+			return nil
+		}
+		const query = "SELECT n FROM thing WHERE who = ? AND n >= ? ORDER BY id"
+		for range 2 {
+			if err := db.Lookup(t.Context(), query, []any{"a", 1}, collect); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Lookup(t.Context(), "SELECT n FROM nothing", nil, collect); err == nil {
+				t.Error("no error from a table that does not exist")
+			}
+		}
+		if err := db.Lookup(t.Context(), query, []any{"a", 0}, collect); !errors.Is(err, stopped) {
+			t.Errorf("error %v, want that of the caller", err)
+		}
+		if want := []int{1, 2, 1, 2, 0}; !slices.Equal(ns, want) {
+			t.Errorf("%v, want %v", ns, want)
+		}
+		if db.Dialect() != database.Postgres {
+			return
+		}
+		var within, after string
+		if err := db.Lookup(t.Context(), "SELECT current_setting('enable_seqscan')", nil, func(r database.Row) error { return r.Scan(&within) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Read(t.Context()).Raw("SELECT current_setting('enable_seqscan')").Row().Scan(&after); err != nil {
+			t.Fatal(err)
+		}
+		if within != "off" || after != "on" {
+			t.Errorf("sequential scans are %s within and %s after it", within, after)
+		}
+	})
 }
 
 // Sessions that are terminated under load, during the commit too: every acknowledged row is there, none twice, and the

@@ -106,6 +106,69 @@ func (t *transaction) commit(ctx context.Context) error {
 	return err
 }
 
+// lookup runs a query that finds its rows by indexes only, between a begin and a commit that are sent with it.
+func (e *postgresEngine) lookup(ctx context.Context, query string, args []any, each func(Row) error) (err error) {
+	for attempt := 1; ; attempt++ {
+		given := false
+		err = e.lookupOnce(ctx, query, args, func(r Row) error {
+			given = true
+			return each(r)
+		})
+		if given || !again(ctx, err, attempt) {
+			return err
+		}
+		renew(e.db)
+	}
+}
+
+func (e *postgresEngine) lookupOnce(ctx context.Context, query string, args []any, each func(Row) error) error {
+	t, err := e.begin(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer t.end()
+	t.later(byIndex, nil, nil)
+	raw := t.conn.Raw(func(dc any) error {
+		batch := &pgx.Batch{}
+		for _, q := range t.queue {
+			batch.Queue(q.query)
+		}
+		batch.Queue(query, normal(args)...)
+		batch.Queue("commit")
+		answers := dc.(*stdlib.Conn).Conn().SendBatch(ctx, batch)
+		err = func() error {
+			for range t.queue {
+				if _, err := answers.Exec(); err != nil {
+					return err
+				}
+			}
+			rows, err := answers.Query()
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				if err := each(rows); err != nil {
+					return err
+				}
+			}
+			return rows.Err()
+		}()
+		if closed := answers.Close(); err == nil {
+			err = closed
+		}
+		return nil
+	})
+	if err == nil {
+		err = raw
+	}
+	return err
+}
+
+// byIndex is for statements that are to find a few rows of many, in the order of an index: the server would read and sort a whole table
+// that is small, or was when it last planned.
+const byIndex = "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true)"
+
 func onlySettings(queue []queued) bool {
 	for _, q := range queue {
 		if q.args != nil || q.into != nil || q.query != "SET LOCAL synchronous_commit = off" {

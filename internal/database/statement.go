@@ -60,6 +60,14 @@ func (s SQL) Later(into []any, query string, args ...any) error {
 	return err
 }
 
+// ByIndex is for statements of this transaction that are to find a few rows of many by their indexes, whatever PostgreSQL's statistics
+// say.
+func (s SQL) ByIndex() {
+	if t, ok := s.pool.(*transaction); ok {
+		t.later(byIndex, nil, nil)
+	}
+}
+
 // Rows runs a query; the caller closes what it gives.
 func (s SQL) Rows(query string, args ...any) (*sql.Rows, error) {
 	return s.pool.QueryContext(s.ctx, s.bind(query), args...)

@@ -75,7 +75,7 @@ type floor struct {
 // unit of work, and sessions that stand still are ended by the server long before.
 const (
 	settleTime = 2 * time.Minute
-	floorEvery = time.Second
+	floorEvery = 250 * time.Millisecond
 )
 
 // begin is where to read from, under the lock. On SQLite rows appear in the order of their ids, and reading goes on where
@@ -300,10 +300,8 @@ func (l *leg) forget() {
 	l.reading, l.marked = false, l.marked[:0]
 }
 
-// readNext reads the next rows of a subscriber. On PostgreSQL the ids come as an array, so that the rows are looked up one by
-// one whatever the statistics say; on a table that was never analyzed a join reads all of it. The limit hides in a query: where the server
-// knows it, and by its statistics fewer rows than that are left, it reads and sorts all of them. What is in memory is left out there:
-// reading begins below it.
+// readNext reads the next rows of a subscriber. On PostgreSQL the ids come as an array, so that the rows are looked up one by one: a join
+// may read all of the outbox. What is in memory is left out there, as reading begins below it.
 var readNext = map[database.Dialect]string{
 	database.SQLite:   "SELECT " + rowColumns + " FROM outbox WHERE id IN (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ? ORDER BY outbox_id LIMIT ?) ORDER BY id",
 	database.Postgres: fmt.Sprintf(readUnknown, ""),
@@ -313,7 +311,7 @@ var readNext = map[database.Dialect]string{
 var readFenced = fmt.Sprintf(readUnknown, " AND ? = (SELECT epoch FROM lease WHERE name = 'owner')")
 
 const readUnknown = "SELECT " + rowColumns + " FROM outbox WHERE id = ANY (ARRAY (SELECT outbox_id FROM delivery WHERE subscriber = ? AND outbox_id >= ?" +
-	" AND outbox_id NOT IN (SELECT unnest(CAST(? AS BIGINT[])))%s ORDER BY outbox_id LIMIT (SELECT CAST(? AS BIGINT)))) ORDER BY id"
+	" AND outbox_id NOT IN (SELECT unnest(CAST(? AS BIGINT[])))%s ORDER BY outbox_id LIMIT ?)) ORDER BY id"
 
 const rowColumns = "id, message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, payload"
 
@@ -331,24 +329,20 @@ func (l *leg) query(from int64, known []int64, free int) (rows []row, all bool, 
 		statement, args = readFenced, append(args, fence)
 	}
 	args = append(args, limit)
-	found, err := database.Statements(l.relay.store.Read(l.ctx)).Rows(statement, args...)
-	if err != nil {
-		return nil, false, err
-	}
-	defer func() { _ = found.Close() }()
-	size := 0
-	for found.Next() {
-		if size > maxBytes {
-			return rows, false, nil
+	size, more := 0, false
+	err = l.relay.store.DB().Lookup(l.ctx, statement, args, func(found database.Row) error {
+		if more = more || size > maxBytes; more {
+			return nil
 		}
 		var r row
 		if err := found.Scan(&r.ID, &r.MessageID, &r.Name, &r.Key, &r.Sequence, &r.CorrelationID, &r.CausationID, &r.Traceparent, &r.Subject, &r.CreatedAt, &r.Payload); err != nil {
-			return nil, false, err
+			return err
 		}
 		rows = append(rows, r)
 		size += len(r.Payload)
-	}
-	return rows, len(rows) < limit, found.Err()
+		return nil
+	})
+	return rows, !more && len(rows) < limit, err
 }
 
 // deliver sends the messages of the keys that are ready.
