@@ -185,7 +185,8 @@ func (b *Bus) Add(m *module.Module, store *unit.Store) error {
 			For: func(name string) module.MessageHandler { return m.MessageHandler(s.Handler, name) },
 		})
 	}
-	p.inbox = inbox.New(store, p.handlers, b.cfg.policy(), b.opts.Metrics, b.opts.Log, func(time.Time) { p.timers.Wake() })
+	p.inbox = inbox.New(store, p.handlers, b.cfg.policy(), b.opts.Metrics, b.opts.Log, func(time.Time) { p.timers.Wake() },
+		func(ctx context.Context, m message.Message, take inbox.Take) error { return b.resume(ctx, p, m, take) })
 	store.Know(m.Payloads())
 	m.Store = store
 	b.parts[m.Name] = p
@@ -575,6 +576,7 @@ func (b *Bus) own(ctx context.Context, p *part) {
 		}
 	})
 	all.Go(func() {
+		b.recall(ctx, p)
 		p.timers.Run(ctx, time.Second, func(ctx context.Context) (time.Time, bool, error) {
 			if _, err := p.inbox.Retry(ctx); err != nil {
 				return time.Time{}, false, err
@@ -585,6 +587,23 @@ func (b *Bus) own(ctx context.Context, p *part) {
 	all.Go(func() { b.takeUp(ctx, p) })
 	all.Go(func() { b.housekeep(ctx, p) })
 	all.Wait()
+}
+
+// recall has a new owner look at what waits for another version.
+func (b *Bus) recall(ctx context.Context, p *part) {
+	for ctx.Err() == nil {
+		err := p.inbox.Recall(ctx)
+		if err == nil {
+			return
+		}
+		if ctx.Err() == nil {
+			b.opts.Log.Warn("messages for another version not recalled", "module", p.module.Name, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // sent wakes the relay: this process's if it holds the lease, else the holder's by a notification.
@@ -640,15 +659,35 @@ func (b *Bus) consume(p *part, msg *wm.Message) error {
 	if b.opts.Heard != nil {
 		b.opts.Heard(m.Source)
 	}
-	handlers := p.events[m.Name]
-	if len(handlers) == 0 {
-		return b.unhandled(ctx, p, m)
+	if len(p.events[m.Name]) > 0 {
+		return b.handle(ctx, p, m, p.inbox.Handle)
 	}
-	for _, h := range handlers {
+	known, err := b.known(ctx, p, m)
+	if err == nil && known {
+		err = p.inbox.KeepForAnotherVersion(ctx, m)
+	}
+	return err
+}
+
+// resume handles a message that was kept for another version; it fails while this one is not that.
+func (b *Bus) resume(ctx context.Context, p *part, m message.Message, take inbox.Take) error {
+	if len(p.events[m.Name]) > 0 {
+		return b.handle(ctx, p, m, take)
+	}
+	known, err := b.known(ctx, p, m)
+	if err == nil && known {
+		err = fmt.Errorf("module %s has no handler of %s in this version of the program", p.module.Name, m.Name)
+	}
+	return err
+}
+
+// handle has each handler of a message take it.
+func (b *Bus) handle(ctx context.Context, p *part, m message.Message, take inbox.Take) error {
+	for _, h := range p.events[m.Name] {
 		hctx, span := b.opts.Tracer.Start(ctx, "handle "+m.Name, trace.WithSpanKind(trace.SpanKindConsumer))
 		own := m
 		own.Payload = bytes.Clone(m.Payload) // a handler that changes it changes nobody else's
-		outcome, err := p.inbox.Handle(hctx, h, own)
+		outcome, err := take(hctx, h, own)
 		if err != nil {
 			span.RecordError(err)
 		}
@@ -661,19 +700,15 @@ func (b *Bus) consume(p *part, msg *wm.Message) error {
 	return nil
 }
 
-// unhandled decides what becomes of a message that no handler of this process knows. While the control store says that its module
-// subscribes to it, another version of the program handles it: here it is refused, and waits in its outbox for that one. A subscription
-// that exists no more is over for what was sent before, too.
-func (b *Bus) unhandled(ctx context.Context, p *part, m message.Message) error {
+// known says whether another version of the program handles a message that this one does not know: the control store says that its
+// module subscribes to it. A subscription that exists no more is over for what was sent before, too.
+func (b *Bus) known(ctx context.Context, p *part, m message.Message) (bool, error) {
 	if b.opts.Control != nil {
 		var n int64
-		if err := b.opts.Control.Read(ctx).Raw("SELECT count(*) FROM subscription WHERE subscriber = ? AND message = ?", p.module.Name, m.Name).Row().Scan(&n); err != nil {
-			return err
-		}
-		if n > 0 {
-			return fmt.Errorf("module %s has no handler of %s in this version of the program", p.module.Name, m.Name)
+		if err := b.opts.Control.Read(ctx).Raw("SELECT count(*) FROM subscription WHERE subscriber = ? AND message = ?", p.module.Name, m.Name).Row().Scan(&n); err != nil || n > 0 {
+			return n > 0, err
 		}
 	}
 	b.opts.Log.WarnContext(ctx, "message of a subscription that is over", "module", p.module.Name, "message", m.Name, "id", m.ID)
-	return nil
+	return false, nil
 }

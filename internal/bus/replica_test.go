@@ -2,15 +2,17 @@ package bus_test
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"gorm.io/gorm"
-
 	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/bustest"
+	"github.com/banyan-go/banyan/internal/clock"
+	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/databasetest"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
@@ -76,27 +78,88 @@ func TestNotificationsMissNothing(t *testing.T) {
 	}
 }
 
-// A message for a handler of another version of the program waits for that version. One whose subscription is over is dropped.
-func TestUnknownHandler(t *testing.T) {
+// A message that only another version of the program handles waits for that version, with what comes behind it, in the order of its
+// key, and holds up nothing else, however many there are. One whose subscription is over is dropped.
+func TestAnotherVersionsMessages(t *testing.T) {
 	t.Parallel()
-	e := databasetest.Postgres(t, append([]string{"control"}, bustest.Modules...)...)
-	open := make(chan struct{})
-	close(open)
-	old := bustest.Listener("beta", module.Subscription{Handler: "other", Events: []string{"alpha.other.*"}}, func(context.Context, *unit.Work, message.Message) error { return nil })
-	s := bustest.OpenStage(t, e, bustest.StageOptions{Control: true}, bustest.Alpha(), old)
-	subscribe := func(change string, args ...any) {
-		t.Helper()
-		if err := e.Store(t, "control").Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(change, args...).Error }); err != nil {
-			t.Fatal(err)
+	databasetest.Each(t, append([]string{"control"}, bustest.Modules...), func(t *testing.T, e databasetest.Engine) {
+		o := bustest.StageOptions{Control: true, Clock: clock.NewSimulated(time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC))}
+		counted, other := bustest.Counted{}.MessageName(), bustest.Other{}.MessageName()
+		version := func(events ...string) *bustest.Stage {
+			return bustest.OpenStage(t, e, o, bustest.Alpha(), bustest.Listener("beta", module.Subscription{Handler: "count", Events: events},
+				func(_ context.Context, u *unit.Work, m message.Message) error {
+					return bustest.Keep(u, "count", m.Key, bustest.Number(m))
+				}))
 		}
-	}
-	m := message.Message{ID: message.NewID(), Name: bustest.Counted{}.MessageName(), Source: "alpha", Key: "k", Sequence: 1, Time: time.Now(), Payload: []byte(`{"id":"k","n":1}`)}
-	subscribe("INSERT INTO subscription (subscriber, message, since) VALUES ('beta', ?, now())", m.Name)
-	if err := s.Bus.Deliver(t.Context(), "beta", m); err == nil {
-		t.Error("a message that another version subscribes to was taken")
-	}
-	subscribe("DELETE FROM subscription WHERE message = ?", m.Name)
-	if err := s.Bus.Deliver(t.Context(), "beta", m); err != nil {
-		t.Errorf("a message whose subscription is over: %v", err)
-	}
+		s := version(counted)
+		change := func(sql string, args ...any) {
+			t.Helper()
+			if err := s.Stores[database.Control].Do(t.Context(), func(_ context.Context, w *unit.Work) error { return w.DB.Exec(sql, args...).Error }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		subscribe := func() { // as a process does that has beta in a newer version
+			change("INSERT INTO subscription (subscriber, message, since, part_seen_at) VALUES ('beta', ?, ?, ?)", other, time.Now(), time.Now())
+		}
+		end := func() { change("DELETE FROM subscription WHERE message = ?", other) }
+		deliver := func(name, key string, n int) {
+			t.Helper()
+			m := message.Message{ID: fmt.Sprintf("%s-%d", key, n), Name: name, Source: "alpha", Key: key, Sequence: int64(n), Time: o.Clock.Now(), Payload: fmt.Appendf(nil, `{"id":%q,"n":%d}`, key, n)}
+			if err := s.Bus.Deliver(t.Context(), "beta", m); err != nil {
+				t.Errorf("%s: %v", m.ID, err)
+			}
+		}
+		seen := func(key string, numbers ...int) {
+			t.Helper()
+			if got := s.Seen("beta", "count", key); !slices.Equal(got, numbers) {
+				t.Errorf("key %s: handled %v, want %v", key, got, numbers)
+			}
+		}
+		kept := func(key string) int {
+			return s.Count("beta", "SELECT count(*) FROM parked WHERE key = ?", "alpha/"+key)
+		}
+		subscribe()
+		for range 2 { // what comes twice counts once
+			deliver(other, "a", 1)
+			deliver(counted, "a", 2)
+			deliver(counted, "b", 1)
+			deliver(other, "c", 1)
+			deliver(counted, "c", 2)
+		}
+		const many = 300 // more than are on their way over RabbitMQ
+		for n := range many {
+			deliver(other, fmt.Sprintf("many-%d", n), 1)
+		}
+		seen("a")
+		seen("b", 1)
+		want(t, "messages of a kept", kept("a"), 2)
+		o.Clock.Advance(48 * time.Hour)
+		s.Eventually("it is tried", func() bool { return s.Count("beta", "SELECT count(*) FROM parked_key WHERE attempt = 0") == 0 })
+		want(t, "messages of a kept after two days", kept("a"), 2)
+		want(t, "dead letters", s.Count("beta", "SELECT count(*) FROM dead_letters"), 0)
+		s.Close()
+
+		s = version("alpha.*")
+		s.Eventually("the newer version has handled all", func() bool { return s.Count("beta", "SELECT count(*) FROM parked") == 0 })
+		s.Eventually("nothing is kept", func() bool { return s.Count("beta", "SELECT count(*) FROM parked_key") == 0 })
+		deliver(other, "a", 1)
+		deliver(other, "a", 3)
+		seen("a", 1, 2, 3)
+		seen("c", 1, 2)
+		want(t, "handled", s.Count("beta", "SELECT count(*) FROM seen"), 3+1+2+many)
+		s.Close()
+
+		s = version(counted)
+		end()
+		subscribe()
+		deliver(other, "d", 1)
+		deliver(counted, "d", 2)
+		seen("d")
+		end()
+		o.Clock.Advance(time.Hour)
+		s.Eventually("what is behind a message whose subscription is over is handled", func() bool { return len(s.Seen("beta", "count", "d")) == 1 })
+		seen("d", 2)
+		deliver(other, "d", 3)
+		s.Eventually("nothing is kept", func() bool { return s.Count("beta", "SELECT count(*) FROM parked_key") == 0 })
+	})
 }

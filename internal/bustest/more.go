@@ -82,6 +82,7 @@ func SetStage(t testing.TB, e databasetest.Engine, o StageOptions, parts ...Part
 		if control, err = stores.Store(t.Context(), database.Control); err != nil {
 			t.Fatal(err)
 		}
+		s.Stores[database.Control] = unit.New(control, unit.Options{Module: database.Control})
 	}
 	s.Bus = bus.New(cfg, bus.Options{Log: log, Replica: o.Replica, Control: control, Broker: broker})
 	var contracts []message.Contract

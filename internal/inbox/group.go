@@ -96,8 +96,8 @@ func (b *Inbox) handleGroup(h *Handler, batch []*grouped) error {
 		if i == 0 {
 			claimed, err := database.Statements(w.DB).Exec(`INSERT INTO inbox (handler, message_id, handled_at)
 				SELECT CAST(? AS TEXT), v.id, CAST(? AS TIMESTAMPTZ) FROM unnest(CAST(? AS TEXT[]), CAST(? AS TEXT[])) AS v (id, key)
-				WHERE NOT EXISTS (SELECT 1 FROM parked_key p WHERE p.handler = ? AND p.key = v.key) ON CONFLICT (handler, message_id) DO NOTHING`,
-				h.Name, w.Now(), ids, keys, h.Name)
+				WHERE NOT EXISTS (SELECT 1 FROM parked_key p WHERE p.handler IN (?, ?) AND p.key = v.key) ON CONFLICT (handler, message_id) DO NOTHING`,
+				h.Name, w.Now(), ids, keys, h.Name, anotherVersion)
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,8 @@
 //   - Transient errors are tried again with backoff and jitter until GiveUpAfter has passed since the first
 //     attempt; permanent ones, and what is given up, become a dead letter. It blocks its key until an operator
 //     replays or discards it, unless the handler declares Skip.
+//   - What another version of the program handles, and this one does not know, is kept with what comes behind it, in the order of
+//     the key, and handled as if it came when a version that knows it owns the module. It holds up no other key.
 //   - What cannot be read becomes a dead letter at once and blocks nothing: nobody can say what would come after it.
 package inbox
 
@@ -66,6 +68,7 @@ type Inbox struct {
 	store    *unit.Store
 	handlers map[string]*Handler
 	names    []string // of the handlers
+	resume   Resume
 	policy   Policy
 	metrics  *telemetry.Messages
 	log      *slog.Logger
@@ -83,9 +86,15 @@ const (
 	Dead      Outcome = "dead"
 )
 
-// New is the inbox of a module; wake is told when a parked message is due.
-func New(store *unit.Store, handlers []*Handler, policy Policy, metrics *telemetry.Messages, log *slog.Logger, wake func(time.Time)) *Inbox {
-	b := &Inbox{store: store, handlers: map[string]*Handler{}, policy: policy, metrics: metrics, log: log, wake: wake}
+// Take has one handler take a message, as Handle does.
+type Take func(ctx context.Context, h *Handler, m message.Message) (Outcome, error)
+
+// Resume has all handlers take a message that was kept for another version. It fails while there are none.
+type Resume func(ctx context.Context, m message.Message, take Take) error
+
+// New is the inbox of a module; wake is told when a parked message is due, and resume handles what was kept for another version.
+func New(store *unit.Store, handlers []*Handler, policy Policy, metrics *telemetry.Messages, log *slog.Logger, wake func(time.Time), resume Resume) *Inbox {
+	b := &Inbox{store: store, handlers: map[string]*Handler{}, policy: policy, metrics: metrics, log: log, wake: wake, resume: resume}
 	for _, h := range handlers {
 		names := append(slices.Clone(h.Aliases), h.Name)
 		h.Name, h.Aliases = names[0], names[1:]
@@ -115,7 +124,7 @@ func (b *Inbox) Open(ctx context.Context) error {
 		return err
 	}
 	for _, name := range waiting {
-		if b.handlers[name] == nil && !isTimer(name) && name != malformed {
+		if b.handlers[name] == nil && !isTimer(name) && name != malformed && name != anotherVersion {
 			return fmt.Errorf("module %s: messages wait for the handler %q, which does not exist any more; give the renamed one Aliases: []string{%q}, or discard its dead letters with the version before",
 				b.store.Module(), name, name)
 		}
@@ -172,8 +181,13 @@ func (b *Inbox) Handle(ctx context.Context, h *Handler, m message.Message) (Outc
 		b.count(h, m, Handled)
 		return Handled, nil
 	}
+	return b.handle(ctx, h, fn, m, anotherVersion)
+}
+
+// handle runs a handler on a message, unless its key is parked: the handler's own, or that of behind.
+func (b *Inbox) handle(ctx context.Context, h *Handler, fn module.MessageHandler, m message.Message, behind string) (Outcome, error) {
 	attempt, cancel := context.WithTimeout(ctx, b.policy.Timeout)
-	outcome, err := b.attempt(attempt, h, fn, m)
+	outcome, err := b.attempt(attempt, h, fn, m, behind)
 	cancel()
 	switch {
 	case err == nil:
@@ -209,12 +223,12 @@ func (b *Inbox) count(h *Handler, m message.Message, outcome Outcome) {
 // errBehind rolls a unit of work back that found its key parked.
 var errBehind = errors.New("the key is parked")
 
-func (b *Inbox) attempt(ctx context.Context, h *Handler, fn module.MessageHandler, m message.Message) (Outcome, error) {
+func (b *Inbox) attempt(ctx context.Context, h *Handler, fn module.MessageHandler, m message.Message, behind string) (Outcome, error) {
 	for {
 		outcome := Handled
 		err := b.store.Handle(ctx, &m, h.Name, func(ctx context.Context, w *unit.Work) error {
 			outcome = Handled
-			claimed, err := database.Statements(w.DB).Exec(claimFree[w.Dialect()], h.Name, m.ID, w.Now(), h.Name, h.key(m))
+			claimed, err := database.Statements(w.DB).Exec(claimFree[w.Dialect()], h.Name, m.ID, w.Now(), h.Name, behind, h.key(m))
 			if err != nil {
 				return fmt.Errorf("inbox: %w", err)
 			}
@@ -228,7 +242,7 @@ func (b *Inbox) attempt(ctx context.Context, h *Handler, fn module.MessageHandle
 		}
 		// Either handled before or behind a parked message; who appends does so under the key's row.
 		done := false
-		if outcome, done, err = b.behind(ctx, h, m); err != nil || done {
+		if outcome, done, err = b.behind(ctx, h, m, behind); err != nil || done {
 			return outcome, err
 		}
 	}
@@ -237,19 +251,19 @@ func (b *Inbox) attempt(ctx context.Context, h *Handler, fn module.MessageHandle
 // claimFree inserts the inbox row of a message whose key is not parked. A bare parameter in a SELECT list has no type on
 // PostgreSQL until it is given one.
 var claimFree = map[database.Dialect]string{
-	database.SQLite: `INSERT INTO inbox (handler, message_id, handled_at) SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM parked_key WHERE handler = ? AND key = ?)
+	database.SQLite: `INSERT INTO inbox (handler, message_id, handled_at) SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM parked_key WHERE handler IN (?, ?) AND key = ?)
 		ON CONFLICT (handler, message_id) DO NOTHING`,
 	database.Postgres: `INSERT INTO inbox (handler, message_id, handled_at) SELECT CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TIMESTAMPTZ)
-		WHERE NOT EXISTS (SELECT 1 FROM parked_key WHERE handler = ? AND key = ?) ON CONFLICT (handler, message_id) DO NOTHING`,
+		WHERE NOT EXISTS (SELECT 1 FROM parked_key WHERE handler IN (?, ?) AND key = ?) ON CONFLICT (handler, message_id) DO NOTHING`,
 }
 
 // behind appends a message to its parked key, or finds that it is a duplicate; done is false if the key has
-// become free in between.
-func (b *Inbox) behind(ctx context.Context, h *Handler, m message.Message) (outcome Outcome, done bool, err error) {
+// become free in between. A message behind one for another version goes there whole, for all of its handlers.
+func (b *Inbox) behind(ctx context.Context, h *Handler, m message.Message, other string) (outcome Outcome, done bool, err error) {
 	err = b.store.Handle(ctx, &m, h.Name, func(_ context.Context, w *unit.Work) error {
 		outcome, done = "", false
-		var parked []time.Time
-		if err := w.DB.Raw("SELECT first_at FROM parked_key WHERE handler = ? AND key = ?"+lock(w), h.Name, h.key(m)).Scan(&parked).Error; err != nil {
+		var parked []string
+		if err := w.DB.Raw("SELECT handler FROM parked_key WHERE handler IN (?, ?) AND key = ?"+lock(w), h.Name, other, h.key(m)).Scan(&parked).Error; err != nil {
 			return err
 		}
 		var seen int64
@@ -263,7 +277,11 @@ func (b *Inbox) behind(ctx context.Context, h *Handler, m message.Message) (outc
 		case len(parked) == 0:
 			return nil
 		}
-		claimed, err := claim(w, h, m)
+		to := h
+		if other != h.Name && slices.Contains(parked, other) {
+			to = &Handler{Name: other}
+		}
+		claimed, err := claim(w, to, m)
 		if err != nil {
 			return err
 		}
@@ -272,7 +290,7 @@ func (b *Inbox) behind(ctx context.Context, h *Handler, m message.Message) (outc
 			outcome = Duplicate
 			return nil
 		}
-		return park(w, h, m, "behind an earlier message of its key")
+		return park(w, to, m, "behind an earlier message of its key")
 	}, database.Repeatable)
 	return outcome, done, err
 }

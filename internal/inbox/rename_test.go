@@ -189,7 +189,7 @@ func TestMessageOfANewerVersionIsNotTaken(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
 		w := bustest.Prepare(t, e, bustest.Options{})
 		h := &inbox.Handler{Name: "count", For: func(string) module.MessageHandler { return nil }}
-		in := inbox.New(w.Beta, []*inbox.Handler{h}, inbox.Policy{Timeout: time.Second}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler), nil)
+		in := inbox.New(w.Beta, []*inbox.Handler{h}, inbox.Policy{Timeout: time.Second}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler), nil, nil)
 		m := message.Message{ID: message.NewID(), Name: "alpha.another.v2", Source: "alpha", Key: "a", Sequence: 1, Time: w.Clock.Now(), Payload: []byte(`{}`)}
 		outcome, err := in.Handle(t.Context(), h, m)
 		if !errs.Is(err, errs.Unavailable) || outcome != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,7 +39,7 @@ const (
 // Retry handles the heads of all keys that are due. It returns how many it tried.
 func (b *Inbox) Retry(ctx context.Context) (int, error) {
 	var due []parkedKey
-	err := b.store.Read(ctx).Raw("SELECT handler, key FROM parked_key WHERE next_at <= ? AND handler IN ? ORDER BY next_at LIMIT ?", b.store.Clock().Now(), b.names, retryBatch).Scan(&due).Error
+	err := b.store.Read(ctx).Raw("SELECT handler, key FROM parked_key WHERE next_at <= ? AND handler IN ? ORDER BY next_at LIMIT ?", b.store.Clock().Now(), b.retried(), retryBatch).Scan(&due).Error
 	if err != nil {
 		return 0, err
 	}
@@ -47,7 +48,12 @@ func (b *Inbox) Retry(ctx context.Context) (int, error) {
 	var g errgroup.Group
 	g.SetLimit(parallelRetries)
 	for _, k := range due {
-		g.Go(func() error { return b.retry(ctx, k.Handler, k.Key) })
+		g.Go(func() error {
+			if k.Handler == anotherVersion {
+				return b.resumeKey(ctx, k.Key)
+			}
+			return b.retry(ctx, k.Handler, k.Key)
+		})
 	}
 	return len(due), g.Wait()
 }
@@ -55,12 +61,15 @@ func (b *Inbox) Retry(ctx context.Context) (int, error) {
 // NextRetry is when the next key is due.
 func (b *Inbox) NextRetry(ctx context.Context) (time.Time, bool, error) {
 	var next []time.Time
-	err := b.store.Read(ctx).Raw("SELECT next_at FROM parked_key WHERE next_at IS NOT NULL AND handler IN ? ORDER BY next_at LIMIT 1", b.names).Scan(&next).Error
+	err := b.store.Read(ctx).Raw("SELECT next_at FROM parked_key WHERE next_at IS NOT NULL AND handler IN ? ORDER BY next_at LIMIT 1", b.retried()).Scan(&next).Error
 	if err != nil || len(next) == 0 {
 		return time.Time{}, false, err
 	}
 	return next[0], true, nil
 }
+
+// retried are the handlers whose parked keys this version looks after.
+func (b *Inbox) retried() []string { return append(slices.Clone(b.names), anotherVersion) }
 
 var errNotDue = errors.New("not due")
 

@@ -1,0 +1,102 @@
+package inbox
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/message"
+	"github.com/banyan-go/banyan/internal/telemetry"
+	"github.com/banyan-go/banyan/internal/unit"
+)
+
+// anotherVersion is the handler name under which is kept what only another version of the program handles, and what came behind it.
+const anotherVersion = "(another version)"
+
+// Between two looks whether a message is known by now, while its module is owned by a version that did not know it.
+const (
+	lookAgain     = 10 * time.Second
+	lookAgainMost = 10 * time.Minute
+)
+
+// KeepForAnotherVersion keeps a message that no handler of this version knows until one that knows it owns the module. Everything of its
+// key that comes later waits behind it.
+func (b *Inbox) KeepForAnotherVersion(ctx context.Context, m message.Message) error {
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	h := &Handler{Name: anotherVersion}
+	return b.store.Handle(ctx, &m, h.Name, func(_ context.Context, w *unit.Work) error {
+		claimed, err := claim(w, h, m)
+		if err != nil || !claimed {
+			return err
+		}
+		due := w.Now().Add(lookAgain)
+		if err := parkKey(w, h, h.key(m), &due, 0, w.Now(), lookAgain); err != nil {
+			return err
+		}
+		return park(w, h, m, "no handler of this version of the program knows it")
+	}, database.Repeatable)
+}
+
+// Recall has everything looked at that waits for another version: this one has become the owner.
+func (b *Inbox) Recall(ctx context.Context) error {
+	waits := false
+	if err := b.store.Read(ctx).Raw("SELECT EXISTS (SELECT 1 FROM parked_key WHERE handler = ?)", anotherVersion).Row().Scan(&waits); err != nil || !waits {
+		return err
+	}
+	return b.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		return w.DB.Exec("UPDATE parked_key SET next_at = ?, delay_ms = 0 WHERE handler = ?", w.Now(), anotherVersion).Error
+	})
+}
+
+// resumeKey handles the messages of a key that waited for this version, in their order. One is removed after all of its handlers have
+// durably taken it; after a crash in between their inbox rows tell who has.
+func (b *Inbox) resumeKey(ctx context.Context, key string) error {
+	for range keyBatch {
+		var position int64
+		var body []byte
+		err := b.store.Read(ctx).Raw("SELECT position, message FROM parked WHERE handler = ? AND key = ? ORDER BY position LIMIT 1", anotherVersion, key).Row().Scan(&position, &body)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		var unknown error
+		if err == nil {
+			var m message.Message
+			if err := json.Unmarshal(body, &m); err != nil {
+				return err
+			}
+			unknown = b.resume(telemetry.WithCorrelation(ctx, m.CorrelationID), m, func(ctx context.Context, h *Handler, m message.Message) (Outcome, error) {
+				return b.handle(ctx, h, h.For(m.Name), m, h.Name)
+			})
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+		more := false
+		err = b.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+			more = false
+			var delay []int64
+			if err := w.DB.Raw("SELECT delay_ms FROM parked_key WHERE handler = ? AND key = ?"+lock(w), anotherVersion, key).Scan(&delay).Error; err != nil || len(delay) == 0 {
+				return err // another owner was faster
+			}
+			if unknown != nil {
+				next := min(max(lookAgain, 2*time.Duration(delay[0])*time.Millisecond), lookAgainMost)
+				return w.DB.Exec("UPDATE parked_key SET next_at = ?, attempt = attempt + 1, delay_ms = ? WHERE handler = ? AND key = ?",
+					w.Now().Add(next), next.Milliseconds(), anotherVersion, key).Error
+			}
+			if err := w.DB.Exec("DELETE FROM parked WHERE handler = ? AND position = ?", anotherVersion, position).Error; err != nil {
+				return err
+			}
+			var err error
+			more, err = release(w, anotherVersion, key)
+			return err
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
