@@ -27,10 +27,10 @@ const (
 func (b *Inbox) KeepForAnotherVersion(ctx context.Context, m message.Message) error {
 	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
 	defer cancel()
-	h := &Handler{Name: anotherVersion}
-	return b.store.Handle(ctx, &m, h.Name, func(_ context.Context, w *unit.Work) error {
-		claimed, err := claim(w, h, m)
-		if err != nil || !claimed {
+	h, kept := &Handler{Name: anotherVersion}, false
+	err := b.store.Handle(ctx, &m, h.Name, func(_ context.Context, w *unit.Work) error {
+		var err error
+		if kept, err = claim(w, h, m); err != nil || !kept {
 			return err
 		}
 		due := w.Now().Add(lookAgain)
@@ -39,6 +39,10 @@ func (b *Inbox) KeepForAnotherVersion(ctx context.Context, m message.Message) er
 		}
 		return park(w, h, m, "no handler of this version of the program knows it")
 	}, database.Repeatable)
+	if err == nil && kept {
+		b.log.WarnContext(ctx, "message kept for another version of the program", "module", b.store.Module(), "message", m.Name, "id", m.ID, "key", m.Key)
+	}
+	return err
 }
 
 // Recall has everything looked at that waits for another version: this one has become the owner.
