@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -221,6 +223,44 @@ func TestOneProcessPerFile(t *testing.T) {
 	}
 	if _, err := second.Store(t.Context(), "alpha"); err == nil || !strings.Contains(err.Error(), "held by another process") {
 		t.Errorf("second opening: %v, want a refusal that says why", err)
+	}
+}
+
+// A file that is none of SQLite's, or is damaged, is named, with what to do.
+func TestDamagedFile(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(whole []byte) []byte{
+		"another file": func([]byte) []byte { return []byte(strings.Repeat("no database ", 1000)) },
+		"overwritten":  func(whole []byte) []byte { clear(whole[100:8000]); return whole },
+	} {
+		e := databasetest.SQLite(t)
+		path := filepath.Join(e.Dir, "alpha.db")
+		stores, err := database.Open(e.Config, e.Dir, 1, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stores.Store(t.Context(), "alpha"); err != nil {
+			t.Fatal(err)
+		}
+		if err := stores.Close(); err != nil {
+			t.Fatal(err)
+		}
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, damage(whole), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if stores, err = database.Open(e.Config, e.Dir, 1, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stores.Store(t.Context(), "alpha"); err == nil || !strings.Contains(err.Error(), path+" is damaged") || !strings.Contains(err.Error(), "backup") {
+			t.Errorf("%s: %v; want the file, and the way out", name, err)
+		}
+		if err := stores.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

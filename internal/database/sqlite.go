@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
@@ -82,9 +83,10 @@ func sqliteURL(path string, v url.Values, pragmas []string) string {
 // openSQLite opens a file, as its writer unless it is to stand by: then it is opened as another process has made it, to be read.
 func openSQLite(ctx context.Context, path, module string, standBy bool, log *slog.Logger) (*DB, error) {
 	f := &sqliteFile{path: path, module: module, log: log}
+	keepPrivate(path, log)
 	if standBy {
 		if err := checkMade(ctx, path, module); err != nil {
-			return nil, err
+			return nil, damaged(path, err)
 		}
 	} else if err := f.take(ctx); err != nil {
 		return nil, err
@@ -217,8 +219,11 @@ func openWriter(ctx context.Context, path, module string, log *slog.Logger) (*sq
 			_ = e.closeAll()
 		}
 	}()
-	if err := migrateSQLite(ctx, path, module); err != nil {
+	if err := makePrivate(path); err != nil {
 		return nil, err
+	}
+	if err := migrateSQLite(ctx, path, module); err != nil {
+		return nil, damaged(path, err)
 	}
 	if e.writer, err = driver.Open(sqliteDSN(path, "journal_mode(wal)", "synchronous(full)", "foreign_keys(1)", "recursive_triggers(1)", "cache_size(-1024)", "temp_store(memory)")); err != nil {
 		return nil, err
@@ -233,6 +238,42 @@ func openWriter(ctx context.Context, path, module string, log *slog.Logger) (*sq
 	ok = true
 	go e.run()
 	return e, nil
+}
+
+// makePrivate makes the file, unless it is there: SQLite would let everybody read it whom the umask lets. The log and the shared memory
+// beside it come and go while it is open; their mode is the umask's.
+func makePrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// keepPrivate closes files that were left there open: control.db has the signing keys, and all have what customers trust us with.
+func keepPrivate(path string, log *slog.Logger) {
+	for _, name := range []string{path, path + "-wal", path + "-shm", path + ".lock"} {
+		info, err := os.Stat(name)
+		if err != nil || info.Mode().Perm()&0o077 == 0 {
+			continue
+		}
+		if err := os.Chmod(name, 0o600); err != nil {
+			log.Warn("others on this machine can open a file of the store, and that cannot be changed", "file", name, "mode", info.Mode().String(), "error", err)
+			continue
+		}
+		log.Warn("others on this machine could open a file of the store; its mode is 0600 now", "file", name, "mode", info.Mode().String())
+	}
+}
+
+// damaged says of a file that SQLite cannot read which one it is, and what to do.
+func damaged(path string, err error) error {
+	if errors.Is(err, sqlite3.NOTADB) || errors.Is(err, sqlite3.CORRUPT) {
+		return fmt.Errorf("%s is damaged, or is no SQLite file; stop every process that uses it and put its last backup in its place: %w", path, err)
+	}
+	return err
 }
 
 // ErrHeld: another process writes the file.
