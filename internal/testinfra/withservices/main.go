@@ -1,6 +1,6 @@
 // Command withservices runs a command with a PostgreSQL server and a RabbitMQ broker beside it, named by BANYAN_TEST_POSTGRES and
 // by BANYAN_TEST_RABBITMQ_URL with BANYAN_TEST_RABBITMQ_ADMIN_URL, so that all test processes of a run share them. What is named
-// already is used as it is.
+// already is used as it is. With -memory they all write to memory, where there is room (testinfra.InMemory).
 package main
 
 import (
@@ -23,9 +23,23 @@ func main() {
 	os.Exit(code)
 }
 
+// room is several times what the tests of a run write at one time, with the programs that are built for them.
+const room = 2 << 30
+
 func run(args []string) (code int, err error) {
+	memory := len(args) > 0 && args[0] == "-memory"
+	if memory {
+		args = args[1:]
+	}
 	if len(args) == 0 {
 		return 2, errors.New("give a command to run")
+	}
+	if memory {
+		free, err := testinfra.InMemory(room)
+		defer func() { _ = free() }() // the next run removes what could not be
+		if err != nil {
+			return 1, err
+		}
 	}
 	end, err := start()
 	defer func() {
