@@ -67,47 +67,52 @@ func (s situation) allows(from Record, w Wish) error {
 		return nil // nothing else blocks the way home
 	}
 	if from.Step != Settled && w.Placement.owner() != from.Owner {
-		return refuse("%s is in the middle of a change (%s); wait for it (banyan placement status), or set it to local", m, from.Wish)
+		return wait("%s is in the middle of a change (%s); wait for it (banyan placement status), or set it to local", m, from.Wish)
 	}
-	if w.Placement == Retired && (from.Placement != Remote || from.Step != Settled) {
-		return refuse("%s is %s; only a module that is remote, and has settled there, can be retired", m, from.Placement)
+	if w.Placement == Retired && from.Placement != Remote {
+		return refuse("%s is %s; only a module that is remote can be retired", m, from.Placement)
+	}
+	if w.Placement == Retired && from.Step != Settled {
+		return wait("%s has not settled as %s; wait for it (banyan placement status)", m, from.Placement)
 	}
 	if !s.shared && w.Writes > 0 {
-		return refuse("%s cannot have a canary of writes: its SQLite file has one writing process; leave the writes out, go to remote in one step, or move the store to PostgreSQL first (database.driver: postgres)", m)
+		return refuse("%s cannot have a canary of writes: its SQLite file has one writing process; leave the writes out (--writes 0), go to remote in one step, or move the store to PostgreSQL first (database.driver: postgres)", m)
 	}
 	if why := s.needed[m]; why != "" && w.Placement == Retired {
 		return refuse("%s cannot be retired: %s", m, why)
 	}
-	var there []Process
+	self := s.self
+	self.Broker = s.broker
+	here, there := []Process{self}, []Process{}
 	for _, p := range s.processes {
-		if p.Module == m {
+		switch {
+		case p.Module == m:
 			there = append(there, p)
+		case p.Module == "" && p.ID != self.ID:
+			here = append(here, p)
 		}
 	}
 	if len(there) == 0 {
 		return wait("no process serves %s alone; start one with `banyan serve --only %s` on the same configuration", m, m)
 	}
 	for _, p := range there {
-		if apart := skew(s.self.Names, p.Names); apart != "" {
-			return refuse("%s runs %s, whose contracts are more than one released version apart: %s; bring both within one version of each other", p.Label(), p.Program, apart)
+		for _, q := range here {
+			if apart := skew(q.Names, p.Names); apart != "" {
+				return refuse("the contracts of %s (%s) and %s (%s) are more than one released version apart: %s; bring both within one version of each other",
+					p.Label(), p.Program, q.Label(), q.Program, apart)
+			}
 		}
 	}
 	if w.Placement.owner() == Home && !s.asks[m] {
 		return nil // requests alone go out, and nothing of them needs the broker
 	}
-	concerned := append([]Process{{ID: "this process", Broker: s.broker}}, there...)
-	for _, p := range s.processes {
-		if p.Module == "" && p.ID != s.self.ID {
-			concerned = append(concerned, p)
-		}
-	}
-	for _, b := range concerned {
+	for _, b := range slices.Concat(here, there) {
 		switch b.Broker {
 		case BrokerReady:
 		case BrokerNone:
-			return refuse("%s needs a broker between the processes, and %s has none; set bus.rabbitmq.url", m, b.ID)
+			return refuse("%s needs a broker between the processes, and %s has none; set bus.rabbitmq.url", m, b.Label())
 		default:
-			return wait("the broker cannot be reached by %s: %s", b.ID, b.Broker)
+			return wait("the broker cannot be reached by %s: %s", b.Label(), b.Broker)
 		}
 	}
 	return nil
@@ -125,7 +130,11 @@ func waitsFor(r Record, live []Process) []string {
 	for _, p := range live {
 		mine := p.Module == "" && r.Owner == Home || p.Module == r.Module && r.Owner == Away
 		if p.Follows[r.Module] < r.Version {
-			waits = append(waits, p.Label()+" to follow")
+			what := p.Label() + " to follow"
+			if why := p.Waits[r.Module]; why != "" {
+				what += ": " + why
+			}
+			waits = append(waits, what)
 		} else if mine {
 			owners++
 		}
@@ -161,11 +170,12 @@ func abandoned(r Record, live []Process) bool {
 	return r.Step != Settled && r.Placement.owner() == Away && !slices.ContainsFunc(live, func(p Process) bool { return p.Module == r.Module })
 }
 
-// disagreement names the processes of the shop that are configured otherwise; "" if there are none.
-func disagreement(module, wish string, live []Process) string {
+// disagreement names the other processes of the shop that are configured otherwise; "" if there are none. What this one says of itself
+// there may be older than its wish.
+func disagreement(module, wish string, live []Process, self string) string {
 	var others []string
 	for _, p := range live {
-		if p.Module == "" && p.Wishes[module] != wish {
+		if p.Module == "" && p.ID != self && p.Wishes[module] != wish {
 			others = append(others, fmt.Sprintf("%s says %q", p.ID, p.Wishes[module]))
 		}
 	}

@@ -55,12 +55,16 @@ func TestPlan(t *testing.T) {
 		"a file back that was taken":         {in: file, from: at(Remote, Away, Opening), to: Wish{Placement: Local}, owner: Away, step: Closing, epoch: 5},
 		"retired":                            {in: both, from: at(Remote, Away, Settled), to: Wish{Placement: Retired}, owner: Away, step: Settling, epoch: 5},
 
-		"out twice":                 {in: both, from: at(Local, Home, Settling), to: Wish{Placement: Remote}, refused: errs.Conflict, says: "in the middle of a change"},
+		"out twice":                 {in: both, from: at(Local, Home, Settling), to: Wish{Placement: Remote}, refused: errs.Unavailable, says: "in the middle of a change"},
+		"retired while it goes out": {in: both, from: at(Remote, Away, Settling), to: Wish{Placement: Retired}, refused: errs.Unavailable, says: "has not settled as remote"},
 		"nobody there":              {in: with(both, func(s *situation) { s.processes = s.processes[:1] }), from: at(Local, Home, Settled), to: Wish{Placement: Remote}, refused: errs.Unavailable, says: "banyan serve --only payments"},
 		"no broker":                 {in: with(both, func(s *situation) { s.broker = BrokerNone }), from: at(Local, Home, Settled), to: Wish{Placement: Remote}, refused: errs.Conflict, says: "bus.rabbitmq.url"},
 		"broker away":               {in: with(both, func(s *situation) { s.processes[1].Broker = "no route to host" }), from: at(Local, Home, Settled), to: Wish{Placement: Remote}, refused: errs.Unavailable, says: "no route to host"},
 		"a replica without broker":  {in: with(both, func(s *situation) { s.processes = append(s.processes, Process{ID: "shop-2", Names: shopProcess.Names}) }), from: at(Local, Home, Settled), to: Wish{Placement: Remote}, refused: errs.Conflict, says: "shop-2"},
 		"two versions apart":        {in: with(both, func(s *situation) { s.processes[1].Names = []string{"payments.captured.v3"} }), from: at(Local, Home, Settled), to: Wish{Placement: Remote}, refused: errs.Conflict, says: "payments.captured (v1 and v3)"},
+		"a replica two versions on": {in: with(both, func(s *situation) {
+			s.processes = append(s.processes, Process{ID: "shop-2", Broker: BrokerReady, Names: []string{"payments.captured.v4"}})
+		}), from: at(Local, Home, Settled), to: Wish{Placement: Remote}, refused: errs.Conflict, says: "payments pay-1 () and shop shop-2 () are more than one released version apart: payments.captured (v4 and v2)"},
 		"a file and writes":         {in: file, from: at(Local, Home, Settled), to: canary, refused: errs.Conflict, says: "move the store to PostgreSQL"},
 		"retired from the shop":     {in: both, from: at(Local, Home, Settled), to: Wish{Placement: Retired}, refused: errs.Conflict, says: "only a module that is remote"},
 		"home from retired":         {in: both, from: at(Retired, Away, Settled), to: Wish{Placement: Local}, refused: errs.Conflict, says: "set it to remote"},
@@ -145,5 +149,27 @@ func TestAbandoned(t *testing.T) {
 	}
 	if n := len(alive([]Process{{Age: time.Second}, {Age: time.Minute}}, 6*time.Second)); n != 1 {
 		t.Errorf("%d live", n)
+	}
+}
+
+// A changed value is in the registration of its own process a moment later: that is no disagreement.
+func TestDisagreement(t *testing.T) {
+	t.Parallel()
+	wishes := func(p Process, placement string) Process {
+		p.Wishes = map[string]string{"payments": placement}
+		return p
+	}
+	other := Process{ID: "shop-2"}
+	for _, c := range []struct {
+		live []Process
+		want string
+	}{
+		{[]Process{wishes(shopProcess, "local"), ownProcess}, ""},
+		{[]Process{wishes(shopProcess, "local"), wishes(other, "remote")}, ""},
+		{[]Process{wishes(shopProcess, "remote"), wishes(other, "local")}, `shop-2 says "local"`},
+	} {
+		if got := disagreement("payments", "remote", c.live, shopProcess.ID); got != c.want {
+			t.Errorf("%v: %q, want %q", c.live, got, c.want)
+		}
 	}
 }

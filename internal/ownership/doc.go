@@ -14,7 +14,8 @@
 // opening (the other side is the owner and takes it), settled (held requests go on).
 //
 // Guarantees. A change is one row's update that names the version it was made from; who comes second is refused. What is in force
-// survives every process. While the store of the records cannot be reached nothing changes and everything runs on. A process that
-// follows an older record does no harm: the epoch is in the lease of the module's own store, and each effect is guarded by a row.
+// survives every process. While the store of the records cannot be reached nothing changes, everything runs on, and nobody is taken for
+// gone because of that. A process that follows an older record does no harm: the epoch is in the lease of the module's own store, and
+// each effect is guarded by a row.
 // Only a change of the configured value is a wish, so that a restart does not undo what an operator or a gate has decided.
 package ownership

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -32,9 +33,11 @@ type Owners struct {
 	o         Options
 	followers []*Follower
 	nudge     chan struct{}
+	reading   chan struct{} // holds who reads: of two reads at once the older might come last
 
 	mu      sync.Mutex
 	current Snapshot
+	sight   sightings
 	trouble error
 	said    map[string]string // module -> why its wish waits
 }
@@ -45,6 +48,7 @@ type Follower struct {
 	fn     func([]Record)
 	mu     sync.Mutex
 	done   map[string]uint64
+	waits  map[string]string // module -> why its record is not in force yet
 }
 
 // Open reads the records. Run keeps them fresh.
@@ -53,11 +57,15 @@ func Open(ctx context.Context, registry Registry, o Options) (*Owners, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.TTL == 0 {
-		o.TTL = 6 * time.Second
+		o.TTL = 3 * time.Second
 	}
-	own := &Owners{registry: registry, o: o, nudge: make(chan struct{}, 1), said: map[string]string{}}
+	own := &Owners{registry: registry, o: o, nudge: make(chan struct{}, 1), reading: make(chan struct{}, 1), said: map[string]string{}}
 	own.o.Self.StartedAt = time.Now().UTC()
 	snap, err := registry.Read(ctx)
+	own.sight.ttl = o.TTL
+	if err == nil {
+		own.sight.look(snap.Processes, time.Now())
+	}
 	own.current = snap
 	for _, m := range o.Modules {
 		if own.o.Self.Module == "" && snap.record(m).Placement == Retired {
@@ -73,7 +81,7 @@ func (o *Owners) Self() Process { return o.o.Self }
 // Follow has fn called with all records before Run begins to change anything and at each change, one call at a time. The follower says
 // which of them are in force. Before Run.
 func (o *Owners) Follow(fn func([]Record)) *Follower {
-	f := &Follower{owners: o, fn: fn, done: map[string]uint64{}}
+	f := &Follower{owners: o, fn: fn, done: map[string]uint64{}, waits: map[string]string{}}
 	o.followers = append(o.followers, f)
 	return f
 }
@@ -83,6 +91,19 @@ func (f *Follower) Done(module string, version uint64) {
 	f.mu.Lock()
 	news := f.done[module] < version
 	f.done[module] = max(f.done[module], version)
+	f.mu.Unlock()
+	if news {
+		f.owners.Nudge()
+	}
+}
+
+// Waits says why the record of a module is not in force yet in this part of the process, for people; "" for nothing.
+func (f *Follower) Waits(module, why string) {
+	f.mu.Lock()
+	news := f.waits[module] != why
+	if f.waits[module] = why; why == "" {
+		delete(f.waits, module)
+	}
 	f.mu.Unlock()
 	if news {
 		f.owners.Nudge()
@@ -133,6 +154,7 @@ func (s Snapshot) records(modules []string) []Record {
 	return list
 }
 
+// pollEvery is how often it looks at the records, and oftener where a registration lasts for less than three times that.
 const pollEvery = time.Second
 
 // Run follows the records, registers the process and does its part until ctx ends; then the process is known to be gone.
@@ -141,7 +163,7 @@ func (o *Owners) Run(ctx context.Context) error {
 	defer watching.Wait()
 	watching.Go(func() {
 		if err := o.registry.Watch(ctx, o.Nudge); err != nil && ctx.Err() == nil {
-			o.o.Log.Warn("placements are not watched, only looked at every second", "error", err)
+			o.o.Log.Warn("placements are not watched, only looked at now and then", "error", err)
 		}
 	})
 	followed := o.Records()
@@ -157,7 +179,7 @@ func (o *Owners) Run(ctx context.Context) error {
 				o.follow(records)
 			}
 			now := o.present()
-			if time.Since(registered) >= o.o.TTL/3 || !maps.Equal(now.Follows, last.Follows) || !maps.Equal(now.Wishes, last.Wishes) || now.Broker != last.Broker {
+			if time.Since(registered) >= o.o.TTL/3 || !maps.Equal(now.Follows, last.Follows) || !maps.Equal(now.Wishes, last.Wishes) || !maps.Equal(now.Waits, last.Waits) || now.Broker != last.Broker {
 				if err = o.registry.Register(ctx, now); err == nil {
 					registered, last = time.Now(), now
 					o.Nudge() // the next step may have waited for this
@@ -171,7 +193,7 @@ func (o *Owners) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-o.nudge:
-		case <-time.After(pollEvery):
+		case <-time.After(min(pollEvery, o.o.TTL/3)):
 		}
 	}
 	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -189,24 +211,48 @@ func (o *Owners) Refresh(ctx context.Context) error {
 }
 
 func (o *Owners) read(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case o.reading <- struct{}{}:
+		defer func() { <-o.reading }()
+	}
 	snap, err := o.registry.Read(ctx)
 	if err != nil {
 		return err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	// A store that was restored from a backup, or a read that has taken longer than the next one: nothing goes back.
-	for m, before := range o.current.Records {
-		if before.Version <= snap.record(m).Version {
-			continue
-		}
-		if snap.Records == nil {
-			snap.Records = map[string]Record{}
-		}
-		snap.Records[m] = before
-	}
+	o.sight.look(snap.Processes, time.Now())
+	snap.keep(o.current, alive(snap.Processes, o.o.TTL), o.o.Self.ID)
 	o.current = snap
 	return nil
+}
+
+// keep has nothing go back where the store has: it was restored from a backup. What this process knows later it keeps, and it looks whether
+// others know later still.
+func (s *Snapshot) keep(before Snapshot, live []Process, self string) {
+	s.lost, s.told = map[string]uint64{}, map[string]bool{}
+	for m, r := range before.Records {
+		if r.Version <= s.record(m).Version {
+			continue
+		}
+		if s.Records == nil {
+			s.Records = map[string]Record{}
+		}
+		s.Records[m], s.lost[m] = r, r.Version
+	}
+	for _, p := range live {
+		for m, version := range p.Follows {
+			switch {
+			case version <= s.record(m).Version:
+			case p.Module != "":
+				s.lost[m] = max(s.lost[m], version)
+			case p.ID != self:
+				s.told[m] = true
+			}
+		}
+	}
 }
 
 func (o *Owners) follow(records []Record) {
@@ -233,7 +279,12 @@ func (o *Owners) follows() map[string]uint64 {
 // present is this process as it is now.
 func (o *Owners) present() Process {
 	p := o.o.Self
-	p.Follows, p.Broker = o.follows(), o.broker()
+	p.Follows, p.Broker, p.Waits = o.follows(), o.broker(), map[string]string{}
+	for _, f := range o.followers {
+		f.mu.Lock()
+		maps.Copy(p.Waits, f.waits)
+		f.mu.Unlock()
+	}
 	if o.o.Wishes != nil {
 		p.Wishes = map[string]string{}
 		for m, w := range o.o.Wishes() {
@@ -284,14 +335,34 @@ func (o *Owners) snapshot() Snapshot {
 	return o.current
 }
 
+// forgetAfter is how long a process that is gone is remembered.
+const forgetAfter = time.Hour
+
 // decide takes the next step of each change, and makes configured values wishes when they have changed.
 func (o *Owners) decide(ctx context.Context) error {
 	snap := o.snapshot()
 	s := o.situation(snap)
+	o.mu.Lock()
+	sure := o.sight.settled()
+	o.mu.Unlock()
 	var failed []error
+	for _, p := range snap.Processes {
+		if p.Age > forgetAfter {
+			failed = append(failed, o.registry.Leave(ctx, p.ID))
+		}
+	}
 	for _, m := range o.o.Modules {
 		r := snap.record(m)
-		if abandoned(r, s.processes) && time.Since(r.ChangedAt) > o.o.TTL {
+		if snap.told[m] {
+			continue // that one writes what it knows
+		}
+		if version := snap.lost[m]; version > 0 {
+			from := r
+			from.Version = version
+			failed = append(failed, o.move(ctx, from, r, Cause{Caller: o.o.Self.Label(), Reason: "the control store was older than what is in force, as one from a backup"}))
+			continue
+		}
+		if sure && abandoned(r, s.processes) && time.Since(r.ChangedAt) > o.o.TTL {
 			to, err := plan(s, r, Wish{Placement: Local})
 			if err == nil {
 				err = o.move(ctx, r, to, Cause{Caller: o.o.Self.Label(), Reason: "no process of " + m + " lives to take it"})
@@ -313,9 +384,11 @@ func (o *Owners) decide(ctx context.Context) error {
 // move is a change of this process's own accord: another one may be faster.
 func (o *Owners) move(ctx context.Context, from, to Record, cause Cause) error {
 	err := o.registry.Move(ctx, from, to, cause)
-	if err == nil || errors.Is(err, ErrMoved) {
+	if errors.Is(err, ErrMoved) {
+		return nil // the next look finds what it was
+	}
+	if err == nil {
 		o.Nudge()
-		return nil
 	}
 	return err
 }
@@ -327,7 +400,7 @@ func (o *Owners) wish(ctx context.Context, s situation, r Record) error {
 		return nil
 	}
 	cause := Cause{Caller: "configuration of " + o.o.Self.Label(), Reason: "modules." + r.Module + ".placement is " + w.String()}
-	if others := disagreement(r.Module, w.String(), s.processes); others != "" {
+	if others := disagreement(r.Module, w.String(), s.processes, o.o.Self.ID); others != "" {
 		o.say(r.Module, "the processes of the shop are configured differently: "+others+"; here it is "+w.String())
 		return nil
 	}
@@ -373,6 +446,25 @@ func (o *Owners) Replace(ctx context.Context, module string, seen, w Wish, epoch
 		}
 		return w, nil
 	})
+}
+
+// Outrun brings the epoch of a module that this side owns past a term by which its lease was taken. The record that gave that term is gone with
+// what the control store was before it was restored from a backup, and by an earlier one nobody gets the lease.
+func (o *Owners) Outrun(ctx context.Context, module string, term uint64) error {
+	if err := o.Refresh(ctx); err != nil {
+		return err
+	}
+	side := Home
+	if o.o.Self.Module != "" {
+		side = Away
+	}
+	from := o.Record(module)
+	if from.Epoch >= term || !from.Owns(side) {
+		return nil
+	}
+	to := from
+	to.Epoch = term + 1
+	return o.move(ctx, from, to, Cause{Caller: o.o.Self.Label(), Reason: fmt.Sprintf("its lease was taken by epoch %d, which the control store does not know, as one from a backup", term)})
 }
 
 // Check says what stands in the way of a change, and makes none: the error is that of Set.

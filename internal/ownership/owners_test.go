@@ -126,12 +126,13 @@ func TestOutAndHome(t *testing.T) {
 	})
 }
 
-// Of many who change at once from the same record one wins.
+// Of many who change at once from the same record one wins, also where the store was restored from a backup and has an older one, or none.
 func TestOneChangeWins(t *testing.T) {
 	each(t, func(t *testing.T, db *database.DB) {
 		store := ownership.NewStore(db)
 		from := ownership.Record{Module: "payments", Wish: local(), Owner: ownership.Home, Epoch: 1}
-		for range 3 {
+		for _, restored := range []string{"", "", "", "UPDATE placement SET version = 1", "DELETE FROM placement"} {
+			backup(t, db, restored)
 			var won, moved atomic.Int32
 			var all sync.WaitGroup
 			for range 8 {
@@ -156,7 +157,62 @@ func TestOneChangeWins(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if now := snap.Records["payments"]; now.Version != from.Version+1 || now.Epoch != from.Epoch+1 {
+				t.Errorf("after %+v comes %+v", from, now)
+			}
 			from = snap.Records["payments"]
+		}
+		older := from
+		older.Version--
+		if err := store.Move(t.Context(), older, from, by); !errors.Is(err, ownership.ErrMoved) {
+			t.Errorf("a change of an older record: %v", err)
+		}
+	})
+}
+
+// backup makes of the records what a backup has of them.
+func backup(t *testing.T, db *database.DB, sql string) {
+	t.Helper()
+	if sql == "" {
+		return
+	}
+	if err := db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(sql).Error }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// When a module moved is told by what is in force alone: a wish that is noted or refused later is no move, and arms no gates.
+func TestChangedAt(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		store := ownership.NewStore(db)
+		now := ownership.Record{Module: "payments", Wish: local(), Owner: ownership.Home, Epoch: 1}
+		for _, c := range []struct {
+			what  string
+			alter func(*ownership.Record)
+			moved bool
+		}{
+			{"noted for the first time", func(r *ownership.Record) { r.Wished = "local" }, true},
+			{"moved", func(r *ownership.Record) { r.Wish, r.Step = remote(), ownership.Holding }, true},
+			{"owned by another", func(r *ownership.Record) { r.Owner, r.Epoch = ownership.Away, 2 }, true},
+			{"settled", func(r *ownership.Record) { r.Step = ownership.Settled }, true},
+			{"refused", func(r *ownership.Record) { r.Refused, r.Wished = "no", "retired" }, false},
+			{"noted", func(r *ownership.Record) { r.Refused, r.Wished = "", "remote" }, false},
+			{"a share", func(r *ownership.Record) { r.Wish = ownership.Wish{Placement: ownership.Canary, Reads: 1} }, true},
+			{"another share", func(r *ownership.Record) { r.Reads = 2 }, true},
+		} {
+			to := now
+			c.alter(&to)
+			if err := store.Move(t.Context(), now, to, by); err != nil {
+				t.Fatal(err)
+			}
+			snap, err := store.Read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if moved := !snap.Records["payments"].ChangedAt.Equal(now.ChangedAt); moved != c.moved {
+				t.Errorf("%s: moved is %v", c.what, moved)
+			}
+			now = snap.Records["payments"]
 		}
 	})
 }
@@ -234,6 +290,37 @@ func TestWishRefused(t *testing.T) {
 	})
 }
 
+// A value that is configured while a change is running waits for the end of it, and is carried out then: the last word stands.
+func TestWishDuringAChange(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		shop, pay := start(t, db, "shop", ""), start(t, db, "pay", "payments")
+		out, waiting := remote(), []ownership.Wish{{Placement: ownership.Canary, Reads: 500}, {Placement: ownership.Retired}}
+		if db.Dialect() == database.SQLite {
+			waiting = waiting[1:] // the file is held, not given up: a share can have it back at once
+		}
+		pay.behind.Store(true)
+		shop.wish.Store(&out)
+		eventually(t, "it goes out", func() bool { return shop.Record("payments").Placement == ownership.Remote })
+		for _, w := range waiting {
+			shop.wish.Store(&w)
+			eventually(t, w.String()+" waits", func() bool {
+				shop.Nudge()
+				list, _ := shop.Status()
+				return list[1].Configured == w.String() && strings.Contains(strings.Join(list[1].Waits, ";"), "wait for it (banyan placement status)")
+			})
+			if _, err := shop.Set(t.Context(), "payments", w, by); !errs.Is(err, errs.Unavailable) {
+				t.Errorf("whoever asks for %s is told to wait: %v", w, err)
+			}
+		}
+		pay.behind.Store(false)
+		eventually(t, "the last word stands", func() bool {
+			r := shop.Record("payments")
+			pay.follower.Done("payments", pay.Record("payments").Version)
+			return r.Placement == ownership.Retired && r.Step == ownership.Settled && r.Wished == "retired" && r.Refused == ""
+		})
+	})
+}
+
 // Replicas that are configured differently change nothing.
 func TestReplicasDisagree(t *testing.T) {
 	t.Parallel()
@@ -269,22 +356,118 @@ func TestAbandonedChange(t *testing.T) {
 	})
 }
 
-// A control store that was restored from a backup of before a module moved for the first time moves nothing in a process that runs.
+// Who has not looked for long, as while the store was away, counts nobody as gone before there was time to register again.
+func TestNobodyIsGoneAtFirstSight(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		const ttl = 100 * time.Millisecond
+		store := ownership.NewStore(db)
+		o, err := ownership.Open(t.Context(), store, ownership.Options{Self: ownership.Process{ID: "shop"}, Modules: []string{"payments"}, TTL: ttl})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lives := func() bool {
+			t.Helper()
+			if err := o.Refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, live := o.Status()
+			return len(live) == 1
+		}
+		if err := store.Register(t.Context(), ownership.Process{ID: "pay", Module: "payments"}); err != nil {
+			t.Fatal(err)
+		}
+		if !lives() {
+			t.Fatal("it is not known")
+		}
+		eventually(t, "the registration is old", func() bool {
+			snap, err := store.Read(t.Context())
+			return err == nil && snap.Processes[0].Age > 2*ttl
+		})
+		if !lives() {
+			t.Error("gone at the first look")
+		}
+		eventually(t, "it is gone after some more", func() bool { return !lives() })
+	})
+}
+
+// A control store that was restored from a backup moves nothing in processes that run: they keep the later record, the store gets it back, and
+// the way home is open.
 func TestRestoredStore(t *testing.T) {
+	t.Parallel()
+	for name, sql := range map[string]string{
+		"before it moved for the first time": "DELETE FROM placement",
+		"while it was at home":               "UPDATE placement SET placement = 'local', owner = 'home', epoch = 1, version = 1, step = ''",
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, db *database.DB) {
+				shop, out := start(t, db, "shop", ""), start(t, db, "pay", "payments")
+				eventually(t, "it can go", func() bool { _, err := shop.Set(t.Context(), "payments", remote(), by); return err == nil })
+				shop.settled(t, ownership.Remote)
+				out.settled(t, ownership.Remote)
+				before := shop.Record("payments")
+				backup(t, db, sql)
+				for _, r := range []*replica{shop, out} {
+					if err := r.Refresh(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					if now := r.Record("payments"); now.Owner != ownership.Away {
+						t.Errorf("it went back to %+v", now)
+					}
+				}
+				eventually(t, "the store has the later record", func() bool {
+					snap, err := ownership.NewStore(db).Read(t.Context())
+					now := snap.Records["payments"]
+					return err == nil && now.Version > before.Version && now.Wish == before.Wish && now.Owner == before.Owner && now.Epoch == before.Epoch
+				})
+				if _, err := shop.Set(t.Context(), "payments", local(), by); err != nil {
+					t.Fatal(err)
+				}
+				shop.settled(t, ownership.Local)
+				out.settled(t, ownership.Local)
+			})
+		})
+	}
+}
+
+// A process beside the shop that knows a later record than the shop, which was started from a backup, follows the shop.
+func TestShopFromABackup(t *testing.T) {
 	each(t, func(t *testing.T, db *database.DB) {
 		shop, out := start(t, db, "shop", ""), start(t, db, "pay", "payments")
 		eventually(t, "it can go", func() bool { _, err := shop.Set(t.Context(), "payments", remote(), by); return err == nil })
 		shop.settled(t, ownership.Remote)
 		out.settled(t, ownership.Remote)
-		if err := db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec("DELETE FROM placement").Error }); err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range []*replica{shop, out} {
-			if err := r.Refresh(t.Context()); err != nil {
+		later := out.Record("payments").Version
+		eventually(t, "it has said that it follows", func() bool {
+			snap, err := ownership.NewStore(db).Read(t.Context())
+			return err == nil && len(snap.Processes) == 2 && snap.Processes[0].Follows["payments"] == later
+		})
+		shop.stop()
+		backup(t, db, "DELETE FROM placement")
+		again := start(t, db, "shop-2", "")
+		eventually(t, "both are at the same record", func() bool {
+			r := again.Record("payments")
+			return r.Version > later && r.Placement == ownership.Local && out.Record("payments") == r
+		})
+	})
+}
+
+// The epoch of a record passes a term that the lease was taken by, if this side is the owner; else it is the other one's lease.
+func TestOutrun(t *testing.T) {
+	each(t, func(t *testing.T, db *database.DB) {
+		shop, out := start(t, db, "shop", ""), start(t, db, "pay", "payments")
+		for _, c := range []struct {
+			who  *replica
+			term uint64
+			want uint64
+		}{{shop, 1, 1}, {out, 7, 1}, {shop, 7, 8}, {shop, 7, 8}, {shop, 8, 8}} {
+			if err := c.who.Outrun(t.Context(), "payments", c.term); err != nil {
 				t.Fatal(err)
 			}
-			if now := r.Record("payments"); now.Owner != ownership.Away {
-				t.Errorf("it went back to %+v", now)
+			if err := shop.Refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := shop.Record("payments").Epoch; got != c.want {
+				t.Errorf("after a lease by %d the epoch is %d, want %d", c.term, got, c.want)
 			}
 		}
 	})

@@ -95,7 +95,7 @@ type Record struct {
 	Step      Step      `json:"step,omitempty"`    // of the last change
 	Wished    string    `json:"wished,omitempty"`  // the configured value that was acted on last
 	Refused   string    `json:"refused,omitempty"` // why that one was refused
-	ChangedAt time.Time `json:"changed_at"`
+	ChangedAt time.Time `json:"changed_at"`        // when what is in force did: placement, owner or step
 }
 
 // first is the record of a module that has never moved.
@@ -135,12 +135,15 @@ type Process struct {
 	Program   string            `json:"program"`          // version of the program
 	Names     []string          `json:"names"`            // wire names that it knows
 	Address   string            `json:"address,omitempty"`
-	Lacks     []string          `json:"lacks,omitempty"` // modules that the shop was started without: they were retired
-	Broker    string            `json:"broker"`          // BrokerReady, BrokerNone, or what is wrong with it
+	Operators string            `json:"operators,omitempty"` // address of its operator's port, as seen on its own machine
+	Lacks     []string          `json:"lacks,omitempty"`     // modules that the shop was started without: they were retired
+	Broker    string            `json:"broker"`              // BrokerReady, BrokerNone, or what is wrong with it
 	Wishes    map[string]string `json:"wishes,omitempty"`
 	Follows   map[string]uint64 `json:"follows,omitempty"` // module -> version of the record that is in force here
+	Waits     map[string]string `json:"waits,omitempty"`   // module -> why a record is not in force here yet
 	StartedAt time.Time         `json:"started_at"`
-	Age       time.Duration     `json:"-"` // since it has last registered, by the clock of the store
+	SeenAt    time.Time         `json:"-"` // when it has last registered, by the clock of the store
+	Age       time.Duration     `json:"-"` // since then: as a registry says it by the same clock, as Owners say it by what they have seen
 }
 
 // What a process says of its broker.

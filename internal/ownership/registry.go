@@ -15,6 +15,9 @@ import (
 type Snapshot struct {
 	Records   map[string]Record // of modules that have ever been looked at
 	Processes []Process         // that have registered lately, also those that are gone since
+
+	lost map[string]uint64 // module -> latest version that this process, or one beside the shop, knows, where the store has an earlier one
+	told map[string]bool   // module -> another process of the shop knows a later version than this one
 }
 
 // Registry is where the records and the registrations are.
@@ -24,7 +27,8 @@ type Registry interface {
 	Register(ctx context.Context, p Process) error
 	// Leave says that it runs no more.
 	Leave(ctx context.Context, id string) error
-	// Move puts to in the place of the record with version from (0: there is none), or is ErrMoved.
+	// Move puts to in the place of the record with from's version (0: there is none) or an earlier one, with the version after it. It is
+	// ErrMoved if there is a later one.
 	Move(ctx context.Context, from Record, to Record, cause Cause) error
 	// Journal is what has happened to a module, the latest first.
 	Journal(ctx context.Context, module string, limit int) ([]Entry, error)
@@ -37,9 +41,6 @@ var ErrMoved error = errs.New(errs.Conflict, "the placement was changed by someb
 
 // channel is where processes on one PostgreSQL database tell each other of changes.
 const channel = "banyan_placement"
-
-// forgetAfter is how long a process that is gone is remembered.
-const forgetAfter = time.Hour
 
 // Store is the registry in the control store.
 type Store struct {
@@ -69,22 +70,17 @@ func (r placementRow) record() Record {
 // Read reads records and registrations.
 func (s *Store) Read(ctx context.Context) (Snapshot, error) {
 	snap := Snapshot{Records: map[string]Record{}}
-	var rows []placementRow
-	if err := s.store.Read(ctx).Raw("SELECT module, placement, reads, writes, owner, epoch, version, step, wish, refused, changed_at FROM placement").Scan(&rows).Error; err != nil {
-		return snap, fmt.Errorf("placements: %w", err)
-	}
-	for _, r := range rows {
-		snap.Records[r.Module] = r.record()
-	}
+	// The registrations first: what a process follows was written before, so that no version there is later than that of the record here.
 	var processes []struct {
-		Body string
-		Age  float64
+		Body   string
+		SeenAt time.Time
+		Age    float64
 	}
 	age, args := "extract(epoch FROM clock_timestamp() - seen_at)", []any(nil)
 	if s.db.Dialect() == database.SQLite {
 		age, args = "(julianday(?) - julianday(seen_at)) * 86400", []any{s.store.Clock().Now().Format("2006-01-02T15:04:05.000")}
 	}
-	if err := s.store.Read(ctx).Raw("SELECT body, "+age+" AS age FROM process ORDER BY id", args...).Scan(&processes).Error; err != nil {
+	if err := s.store.Read(ctx).Raw("SELECT body, seen_at, "+age+" AS age FROM process ORDER BY id", args...).Scan(&processes).Error; err != nil {
 		return snap, fmt.Errorf("processes: %w", err)
 	}
 	for _, r := range processes {
@@ -92,8 +88,15 @@ func (s *Store) Read(ctx context.Context) (Snapshot, error) {
 		if err := json.Unmarshal([]byte(r.Body), &p); err != nil {
 			return snap, fmt.Errorf("processes: %w", err)
 		}
-		p.Age = time.Duration(r.Age * float64(time.Second))
+		p.SeenAt, p.Age = r.SeenAt, time.Duration(r.Age*float64(time.Second))
 		snap.Processes = append(snap.Processes, p)
+	}
+	var rows []placementRow
+	if err := s.store.Read(ctx).Raw("SELECT module, placement, reads, writes, owner, epoch, version, step, wish, refused, changed_at FROM placement").Scan(&rows).Error; err != nil {
+		return snap, fmt.Errorf("placements: %w", err)
+	}
+	for _, r := range rows {
+		snap.Records[r.Module] = r.record()
 	}
 	return snap, nil
 }
@@ -125,9 +128,6 @@ func (s *Store) Register(ctx context.Context, p Process) error {
 		}
 		if len(before) == 1 && before[0] == string(body) {
 			return nil
-		}
-		if err := w.DB.Exec("DELETE FROM process WHERE seen_at < ?", w.Now().Add(-forgetAfter)).Error; err != nil {
-			return err
 		}
 		return tell(w)
 	})
@@ -164,18 +164,21 @@ func (s *Store) Move(ctx context.Context, from, to Record, cause Cause) error {
 	}
 	return s.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		to := to
-		to.Version, to.ChangedAt = from.Version+1, w.Now()
+		to.Version, to.ChangedAt = from.Version+1, from.ChangedAt
+		if from.ChangedAt.IsZero() || to.Wish != from.Wish || to.Owner != from.Owner || to.Step != from.Step {
+			to.ChangedAt = w.Now()
+		}
 		is, err := json.Marshal(to)
 		if err != nil {
 			return err
 		}
 		values := []any{string(to.Placement), to.Reads, to.Writes, string(to.Owner), int64(to.Epoch), int64(to.Version), string(to.Step), to.Wished, to.Refused, to.ChangedAt}
-		r := w.DB.Exec("UPDATE placement SET placement = ?, reads = ?, writes = ?, owner = ?, epoch = ?, version = ?, step = ?, wish = ?, refused = ?, changed_at = ? WHERE module = ? AND version = ?",
-			append(values, to.Module, int64(from.Version))...)
-		if from.Version == 0 {
-			r = w.DB.Exec("INSERT INTO placement (placement, reads, writes, owner, epoch, version, step, wish, refused, changed_at, module) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (module) DO NOTHING",
-				append(values, to.Module)...)
-		}
+		// A record that is older than from, or gone, is one of a store that was restored from a backup: nobody made from of it who could still
+		// be asked. Whoever is second finds what the first has written, which is later than from.
+		r := w.DB.Exec(`INSERT INTO placement (placement, reads, writes, owner, epoch, version, step, wish, refused, changed_at, module) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (module) DO UPDATE SET placement = excluded.placement, reads = excluded.reads, writes = excluded.writes, owner = excluded.owner, epoch = excluded.epoch,
+				version = excluded.version, step = excluded.step, wish = excluded.wish, refused = excluded.refused, changed_at = excluded.changed_at
+			WHERE placement.version <= ?`, append(values, to.Module, int64(from.Version))...)
 		if r.Error != nil {
 			return r.Error
 		}
