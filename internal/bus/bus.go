@@ -147,6 +147,7 @@ type part struct {
 	routes   routes
 	handlers []*inbox.Handler
 	events   map[string][]*inbox.Handler // wire name -> handlers
+	warned   atomic.Bool                 // that messages to others wait
 }
 
 // New is a bus without modules.
@@ -185,7 +186,7 @@ func (b *Bus) Add(m *module.Module, store *unit.Store) error {
 			For: func(name string) module.MessageHandler { return m.MessageHandler(s.Handler, name) },
 		})
 	}
-	p.inbox = inbox.New(store, p.handlers, b.cfg.policy(), b.opts.Metrics, b.opts.Log, func(time.Time) { p.timers.Wake() },
+	p.inbox = inbox.New(store, p.handlers, b.cfg.policy(), b.opts.Metrics, b.opts.Log, p.wake,
 		func(ctx context.Context, m message.Message, take inbox.Take) error { return b.resume(ctx, p, m, take) })
 	store.Know(m.Payloads())
 	m.Store = store
@@ -250,23 +251,40 @@ func (b *Bus) Open(ctx context.Context) error {
 			Due:         func(time.Time) { b.due(p) },
 			Effect:      p.timers.Effect,
 		})
-		if !p.store.DB().Taken() {
-			continue // whoever takes the store looks then
+		taken := p.store.DB().Taken()
+		if !taken && !(b.placed && b.here(name)) {
+			continue // another process has the file, and the module
 		}
-		g.Go(func() error { return b.openPart(gctx, p) })
+		g.Go(func() error {
+			if err := b.check(gctx, p); err != nil || !taken {
+				return err
+			}
+			return b.openPart(gctx, p)
+		})
 	}
 	return g.Wait()
 }
 
-// openPart looks whether what waits in a module's store is known to this version of the program, and takes up what was begun.
+// check is an error when something waits in a module's store that this version of the program does not know.
+func (b *Bus) check(ctx context.Context, p *part) error {
+	if err := p.inbox.Check(ctx); err != nil {
+		return err
+	}
+	if err := relay.CheckSubscribers(ctx, p.store, append(b.targets(p), others)); err != nil {
+		return err
+	}
+	if err := b.checkOthers(ctx, p); err != nil {
+		return err
+	}
+	return p.timers.Check(ctx)
+}
+
+// openPart makes a module's store ready for this version of the program, and takes up what was begun.
 func (b *Bus) openPart(ctx context.Context, p *part) error {
-	if err := p.inbox.Open(ctx); err != nil {
-		return err
-	}
-	if err := relay.CheckSubscribers(ctx, p.store, b.targets(p)); err != nil {
-		return err
-	}
 	if err := b.checkRoutes(ctx, p); err != nil {
+		return err
+	}
+	if err := p.inbox.Open(ctx); err != nil {
 		return err
 	}
 	return p.timers.Open(ctx)
@@ -400,7 +418,7 @@ func (b *Bus) register(ctx context.Context) error {
 			}
 		}
 	}
-	if b.opts.Broker != nil && b.cfg.RabbitMQ.Events {
+	if b.tellsOthers() {
 		for _, p := range b.parts {
 			for _, name := range p.module.Contract.Names() {
 				all[name] = append(all[name], others)
@@ -577,13 +595,9 @@ func (b *Bus) own(ctx context.Context, p *part) {
 	})
 	all.Go(func() {
 		b.recall(ctx, p)
-		p.timers.Run(ctx, time.Second, func(ctx context.Context) (time.Time, bool, error) {
-			if _, err := p.inbox.Retry(ctx); err != nil {
-				return time.Time{}, false, err
-			}
-			return p.inbox.NextRetry(ctx)
-		})
+		p.inbox.Run(ctx, time.Second)
 	})
+	all.Go(func() { p.timers.Run(ctx, time.Second) })
 	all.Go(func() { b.takeUp(ctx, p) })
 	all.Go(func() { b.housekeep(ctx, p) })
 	all.Wait()
@@ -612,6 +626,12 @@ func (b *Bus) sent(p *part, deliveries []unit.Delivery, inOrder bool) {
 	if p.store.DB().Dialect() == database.Postgres && !p.lease.Held() {
 		b.notify(p)
 	}
+}
+
+// wake looks for what is due now.
+func (p *part) wake() {
+	p.timers.Wake()
+	p.inbox.Wake()
 }
 
 // due wakes the timers: of this process if it holds the lease, else the holder's.
@@ -662,11 +682,14 @@ func (b *Bus) consume(p *part, msg *wm.Message) error {
 	if len(p.events[m.Name]) > 0 {
 		return b.handle(ctx, p, m, p.inbox.Handle)
 	}
-	known, err := b.known(ctx, p, m)
-	if err == nil && known {
-		err = p.inbox.KeepForAnotherVersion(ctx, m)
+	switch known, err := b.known(ctx, p, m); {
+	case err != nil:
+		return err
+	case known:
+		return p.inbox.KeepForAnotherVersion(ctx, m)
+	default:
+		return p.inbox.Over(ctx, m)
 	}
-	return err
 }
 
 // resume handles a message that was kept for another version; it fails while this one is not that.
@@ -674,11 +697,14 @@ func (b *Bus) resume(ctx context.Context, p *part, m message.Message, take inbox
 	if len(p.events[m.Name]) > 0 {
 		return b.handle(ctx, p, m, take)
 	}
-	known, err := b.known(ctx, p, m)
-	if err == nil && known {
-		err = fmt.Errorf("module %s has no handler of %s in this version of the program", p.module.Name, m.Name)
+	switch known, err := b.known(ctx, p, m); {
+	case err != nil:
+		return err
+	case known:
+		return fmt.Errorf("module %s has no handler of %s in this version of the program", p.module.Name, m.Name)
+	default:
+		return inbox.ErrOver
 	}
-	return err
 }
 
 // handle has each handler of a message take it.
@@ -703,12 +729,10 @@ func (b *Bus) handle(ctx context.Context, p *part, m message.Message, take inbox
 // known says whether another version of the program handles a message that this one does not know: the control store says that its
 // module subscribes to it. A subscription that exists no more is over for what was sent before, too.
 func (b *Bus) known(ctx context.Context, p *part, m message.Message) (bool, error) {
-	if b.opts.Control != nil {
-		var n int64
-		if err := b.opts.Control.Read(ctx).Raw("SELECT count(*) FROM subscription WHERE subscriber = ? AND message = ?", p.module.Name, m.Name).Row().Scan(&n); err != nil || n > 0 {
-			return n > 0, err
-		}
+	if b.opts.Control == nil {
+		return false, nil
 	}
-	b.opts.Log.WarnContext(ctx, "message of a subscription that is over", "module", p.module.Name, "message", m.Name, "id", m.ID)
-	return false, nil
+	var n int64
+	err := b.opts.Control.Read(ctx).Raw("SELECT count(*) FROM subscription WHERE subscriber = ? AND message = ?", p.module.Name, m.Name).Row().Scan(&n)
+	return n > 0, err
 }

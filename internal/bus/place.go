@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -131,7 +132,7 @@ func (b *Bus) tends(module string) bool {
 // tend does the owner-only work of a module whenever this side owns it.
 func (b *Bus) tend(ctx context.Context, p *part) {
 	if !b.placed {
-		b.lead(ctx, p, ownership.Record{})
+		b.lead(ctx, p, 0)
 		return
 	}
 	name := p.module.Name
@@ -153,12 +154,18 @@ func (b *Bus) tend(ctx context.Context, p *part) {
 		b.opts.Log.Log(ctx, level(r), "the owner now", "module", name, "owner", r.Owner, "epoch", r.Epoch)
 		owned, end := context.WithCancel(ctx)
 		var work sync.WaitGroup
-		work.Go(func() { b.lead(owned, p, r) })
+		epoch := r.Epoch
+		work.Go(func() { b.lead(owned, p, epoch) })
+		work.Go(func() {
+			if err := b.check(owned, p); err != nil && owned.Err() == nil {
+				b.opts.Log.Warn("what this version of the program does not know is left to the one that does", "module", name, "error", err)
+			}
+		})
 		b.alter(func(pl *place) { pl.tended[name] = r.Version })
 		for {
 			b.await(ctx, same)
 			now := b.look(name)
-			if ctx.Err() != nil || !b.owns(now) || now.Epoch != r.Epoch {
+			if ctx.Err() != nil || !b.owns(now) || now.Epoch != epoch {
 				break
 			}
 			r = now // another share of requests, say: the owner stays
@@ -191,27 +198,40 @@ func (b *Bus) finish(p *part) {
 const effectsEnd = 3 * time.Second // less than gateways hold requests for the file
 
 // take makes this process the one that writes a module's store, as long as something holds. On SQLite whoever had it before gives it up
-// first, or dies; what it has begun is taken up here.
+// first, or dies; what it has begun is taken up here. A file that cannot be used is free until the next try.
 func (b *Bus) take(ctx context.Context, p *part, holds func() bool) bool {
-	said := ""
+	said, name, db := "", p.module.Name, p.store.DB()
+	defer b.place.follower.Waits(name, "")
 	for ctx.Err() == nil && holds() {
-		err := p.store.DB().Take(ctx)
-		if err == nil && p.store.DB().Dialect() == database.SQLite {
-			err = b.openPart(ctx, p)
+		err := db.Take(ctx)
+		if err == nil && db.Dialect() == database.SQLite {
+			if err = b.openPart(ctx, p); err != nil {
+				err = errors.Join(err, db.Release())
+			}
 		}
 		if err == nil {
 			return true
 		}
 		if text := err.Error(); text != said && ctx.Err() == nil {
-			b.opts.Log.Warn("the store of the module cannot be taken yet", "module", p.module.Name, "error", err)
+			b.opts.Log.Warn("the store of the module cannot be taken yet", "module", name, "error", err)
 			said = text
 		}
-		pause(ctx, takeAgain)
+		again := takeAgain
+		if !errors.Is(err, database.ErrHeld) {
+			again = takeAgainBroken
+			b.place.follower.Waits(name, err.Error())
+		}
+		until, end := context.WithTimeout(ctx, again)
+		b.await(until, holds)
+		end()
 	}
 	return false
 }
 
-const takeAgain = 10 * time.Millisecond
+const (
+	takeAgain       = 10 * time.Millisecond // while another process has it
+	takeAgainBroken = time.Second
+)
 
 // level is that of what is said of an owner: one that was never another is no news.
 func level(r ownership.Record) slog.Level {
@@ -256,7 +276,7 @@ func (b *Bus) await(ctx context.Context, holds func() bool) {
 
 // lead is the work of the owner until ctx ends: relay, timers and retries by the lease, and, with a broker and a store that answers, what
 // others send.
-func (b *Bus) lead(ctx context.Context, p *part, r ownership.Record) {
+func (b *Bus) lead(ctx context.Context, p *part, epoch uint64) {
 	var all sync.WaitGroup
 	if b.opts.Broker != nil {
 		all.Go(func() {
@@ -268,13 +288,25 @@ func (b *Bus) lead(ctx context.Context, p *part, r ownership.Record) {
 			})
 		})
 	}
-	p.lease.Run(ctx, r.Epoch, func(owned context.Context) {
+	p.lease.Run(ctx, epoch, b.outrun(p.module.Name), func(owned context.Context) {
 		b.own(owned, p)
 		if b.ending() {
 			p.timers.Stop() // before the lease is given back: who has it next calls the effects that have not begun
 		}
 	})
 	all.Wait()
+}
+
+// outrun has the epoch of a module's record pass a term that its lease has, and the record does not know.
+func (b *Bus) outrun(module string) func(context.Context, uint64) {
+	if b.place.owners == nil {
+		return nil
+	}
+	return func(ctx context.Context, term uint64) {
+		if err := b.place.owners.Outrun(ctx, module, term); err != nil && ctx.Err() == nil {
+			b.opts.Log.Warn("the lease has a later epoch than the module's record, which cannot be changed", "module", module, "epoch", term, "error", err)
+		}
+	}
 }
 
 func (b *Bus) ending() bool {

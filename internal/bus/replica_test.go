@@ -79,7 +79,7 @@ func TestNotificationsMissNothing(t *testing.T) {
 }
 
 // A message that only another version of the program handles waits for that version, with what comes behind it, in the order of its
-// key, and holds up nothing else, however many there are. One whose subscription is over is dropped.
+// key, and holds up nothing else, however many there are. One whose subscription is over becomes a dead letter that blocks nothing.
 func TestAnotherVersionsMessages(t *testing.T) {
 	t.Parallel()
 	databasetest.Each(t, append([]string{"control"}, bustest.Modules...), func(t *testing.T, e databasetest.Engine) {
@@ -159,7 +159,30 @@ func TestAnotherVersionsMessages(t *testing.T) {
 		o.Clock.Advance(time.Hour)
 		s.Eventually("what is behind a message whose subscription is over is handled", func() bool { return len(s.Seen("beta", "count", "d")) == 1 })
 		seen("d", 2)
-		deliver(other, "d", 3)
+		for range 2 {
+			deliver(other, "d", 3)
+		}
 		s.Eventually("nothing is kept", func() bool { return s.Count("beta", "SELECT count(*) FROM parked_key") == 0 })
+		in, err := s.Bus.Inbox("beta")
+		if err != nil {
+			t.Fatal(err)
+		}
+		letters, err := in.DeadLetters(t.Context(), "", "", 10)
+		if err != nil || len(letters) != 2 {
+			t.Fatalf("dead letters %+v, %v; want those of both messages", letters, err)
+		}
+		s.Close()
+
+		s = version("alpha.*")
+		if in, err = s.Bus.Inbox("beta"); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range letters {
+			if err := in.Replay(t.Context(), l.ID); err != nil {
+				t.Error(err)
+			}
+		}
+		s.Eventually("both are handled when they are replayed", func() bool { return len(s.Seen("beta", "count", "d")) == 3 })
+		want(t, "dead letters left", s.Count("beta", "SELECT count(*) FROM dead_letters"), 0)
 	})
 }

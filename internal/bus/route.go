@@ -46,7 +46,33 @@ type Route struct {
 }
 
 // others stands for services that are not ours: what they may subscribe to at the broker goes there once, as to one more subscriber.
-const others = "~others"
+const others = unit.Others
+
+// tellsOthers says whether it goes there now. If not, what is left to send waits.
+func (b *Bus) tellsOthers() bool { return b.opts.Broker != nil && b.cfg.RabbitMQ.Events }
+
+// checkOthers says once that messages wait which nobody sends to others now.
+func (b *Bus) checkOthers(ctx context.Context, p *part) error {
+	if b.tellsOthers() {
+		return nil
+	}
+	var n int64
+	if err := p.store.Read(ctx).Raw("SELECT count(*) FROM delivery WHERE subscriber = ?", others).Row().Scan(&n); err != nil {
+		return err
+	}
+	if n > 0 && !p.warned.Swap(true) {
+		b.opts.Log.Warn("messages to services that are not ours wait until bus.rabbitmq.events is on, with a bus.rabbitmq.url", "module", p.module.Name, "number", n)
+	}
+	return nil
+}
+
+// unsent is whose deliveries wait for another configuration, so that nothing is to be expected of them; "" for nobody.
+func (b *Bus) unsent() string {
+	if b.tellsOthers() {
+		return ""
+	}
+	return others
+}
 
 type routes struct {
 	mu  sync.Mutex

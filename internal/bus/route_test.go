@@ -2,9 +2,12 @@ package bus_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
+
+	wm "github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/bustest"
@@ -134,4 +137,36 @@ func TestALostMarker(t *testing.T) {
 	m.home()
 	m.Announce("alpha", bustest.Counted{ID: "slow", N: 3})
 	m.Eventually("what is new is handled", func() bool { return slices.Contains(m.Seen("beta", "count", "slow"), 3) })
+}
+
+// Another replica had the lease while this one stood still, and has put messages into the queue: this one takes the way that the other
+// one has left.
+func TestStoodStillWhileARouteChanged(t *testing.T) {
+	t.Parallel()
+	m := newMover(t)
+	m.home()
+	first := wm.NewMessage(message.NewID(), []byte(`{"id":"slow","n":1}`))
+	first.Metadata = wm.Metadata{
+		"ce_id": first.UUID, "ce_type": bustest.Counted{}.MessageName(), "ce_source": "/alpha", "ce_time": "2026-03-01T09:00:00Z", "ce_partitionkey": "slow", "ce_sequence": "1",
+	}
+	first.SetContext(t.Context())
+	if err := stranger(t, m.host.URL()).Publisher().Publish("beta", first); err != nil {
+		t.Fatal(err)
+	}
+	m.Do("alpha", func(u *unit.Work) error {
+		return errors.Join(
+			u.DB.Exec("UPDATE lease SET holder = 'another replica', epoch = epoch + 1, expires_at = clock_timestamp()").Error,
+			u.DB.Exec("INSERT INTO route (subscriber, transport, barrier) VALUES ('beta', 'rabbit', '') ON CONFLICT (subscriber) DO UPDATE SET transport = excluded.transport").Error)
+	})
+	m.Eventually("the lease is here again", func() bool {
+		return m.Count("alpha", "SELECT count(*) FROM lease WHERE holder = 'another replica'") == 0
+	})
+	m.Announce("alpha", bustest.Counted{ID: "slow", N: 2})
+	m.Eventually("what is new waits for the queue", func() bool {
+		return m.route().Waits != "" || len(m.Seen("beta", "count", "slow")) > 0
+	})
+	m.release()
+	m.Eventually("all is handled", func() bool { return len(m.Seen("beta", "count", "slow")) == 2 })
+	want(t, "slow", m.Seen("beta", "count", "slow"), []int{1, 2})
+	m.home()
 }

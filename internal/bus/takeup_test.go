@@ -3,9 +3,13 @@ package bus_test
 import (
 	"context"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/banyan-go/banyan/internal/bus"
 	"github.com/banyan-go/banyan/internal/bustest"
@@ -121,10 +125,41 @@ func TestEffectsEndBeforeTheFileGoes(t *testing.T) {
 	}
 	owners.Nudge()
 	time.AfterFunc(500*time.Millisecond, func() { close(free) })
-	home.Eventually("the file is given up", func() bool { return !home.Stores["beta"].DB().Taken() })
+	home.Eventually("the file is given up", func() bool {
+		f, err := os.Open(filepath.Join(e.Dir, "beta.db.lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }()
+		return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+	})
 	away := bustest.OpenStage(t, e, bustest.StageOptions{Real: true}, part)
 	away.Settle()
 	if n := calls.Load(); n != 1 {
 		t.Errorf("the effect was called %d times", n)
+	}
+}
+
+// A control store that was restored from a backup has an older epoch than the lease of a module: the owner passes it, and gets the lease.
+func TestLeaseOfALaterEpoch(t *testing.T) {
+	t.Parallel()
+	e := databasetest.Postgres(t, database.Control, "beta") // a SQLite file has no lease
+	s, err := bustest.SetStage(t, e, bustest.StageOptions{Real: true, Control: true}, bustest.Part{
+		Descriptor: module.Descriptor{Name: "beta", Contract: message.Contract{Module: "beta"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Do("beta", func(u *unit.Work) error {
+		return u.DB.Exec("INSERT INTO lease (name, holder, epoch, expires_at, term) VALUES ('owner', 'before', 9, clock_timestamp(), 5)").Error
+	})
+	owners := follow(t, s.Bus, ownership.NewStore(e.Store(t, database.Control)), ownership.Options{Self: ownership.Process{ID: "self"}, Modules: []string{"beta"}, Shared: true})
+	s.Run()
+	s.Eventually("it is the owner", func() bool {
+		m, _ := s.Bus.Status(t.Context())
+		return m["beta"].Owner
+	})
+	if epoch := owners.Record("beta").Epoch; epoch != 6 {
+		t.Errorf("the epoch is %d", epoch)
 	}
 }

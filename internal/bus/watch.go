@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,7 +66,7 @@ func (b *Bus) notified(ctx context.Context) {
 		for name, p := range b.parts {
 			if module == "" || module == name {
 				p.relay.Wake(0)
-				p.timers.Wake()
+				p.wake()
 			}
 		}
 	})
@@ -122,7 +123,7 @@ func (b *Bus) measure(ctx context.Context, p *part) error {
 	}
 	b.opts.Metrics.ParkedKeys.WithLabelValues(name).Set(float64(parked))
 	b.opts.Metrics.BlockedBy.WithLabelValues(name).Set(float64(dead))
-	pending, oldest, err := p.relay.Pending(ctx, b.cfg.HighWaterRows+1)
+	pending, oldest, err := p.relay.Pending(ctx, b.cfg.HighWaterRows+1, b.unsent())
 	if err != nil {
 		return err
 	}
@@ -147,25 +148,43 @@ type ModuleStatus struct {
 	Overload string     `json:"overload,omitempty"`
 }
 
-// Status is how each module does, and whether messages are delivered at all.
-func (b *Bus) Status(ctx context.Context) (modules map[string]ModuleStatus, delivering bool) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
+// Status is how the named modules do, or all of them if none is named, and whether messages are delivered at all. Their stores are asked
+// side by side, each for as long as askStore: one that hangs makes no other look unreachable.
+func (b *Bus) Status(ctx context.Context, names ...string) (modules map[string]ModuleStatus, delivering bool) {
 	modules = map[string]ModuleStatus{}
+	var mu sync.Mutex
+	var all sync.WaitGroup
 	for name, p := range b.parts {
-		s := ModuleStatus{Store: "ok", Owner: p.lease.Held(), Overload: p.store.Overloaded()}
-		if at, some := p.relay.Oldest(); some {
-			s.Oldest = &at
+		if len(names) > 0 && !slices.Contains(names, name) {
+			continue
 		}
-		var err error
-		if s.Parked, s.Dead, err = p.inbox.Counts(ctx); err != nil {
-			s.Store = "not reachable"
-		}
-		modules[name] = s
+		all.Go(func() {
+			s := p.status(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			modules[name] = s
+		})
 	}
+	all.Wait()
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return modules, b.ready
+}
+
+const askStore = 2 * time.Second
+
+func (p *part) status(ctx context.Context) ModuleStatus {
+	ctx, cancel := context.WithTimeout(ctx, askStore)
+	defer cancel()
+	s := ModuleStatus{Store: "ok", Owner: p.lease.Held(), Overload: p.store.Overloaded()}
+	if at, some := p.relay.Oldest(); some {
+		s.Oldest = &at
+	}
+	var err error
+	if s.Parked, s.Dead, err = p.inbox.Counts(ctx); err != nil {
+		s.Store = "not reachable"
+	}
+	return s
 }
 
 // Inbox is the receiving end of a module, for operators.
@@ -185,7 +204,9 @@ func (b *Bus) Kept(ctx context.Context, module string) ([]relay.Kept, error) {
 	}
 	kept, err := p.relay.Kept(ctx)
 	for i := range kept {
-		kept[i].Subscribers = append([]string{}, b.subscribersOf(kept[i].Message)...)
+		kept[i].Subscribers = slices.DeleteFunc(append([]string{}, b.subscribersOf(kept[i].Message)...), func(s string) bool {
+			return s == others // they are told when a message is sent
+		})
 	}
 	return kept, err
 }
@@ -210,6 +231,12 @@ func (b *Bus) Replay(ctx context.Context, module, name string) (int64, error) {
 	return n, err
 }
 
+// Writes says whether this process may write the store of a module.
+func (b *Bus) Writes(module string) bool {
+	p := b.parts[module]
+	return p != nil && p.store.DB().Taken()
+}
+
 // Modules are the names of the modules on the bus.
 func (b *Bus) Modules() []string { return b.names() }
 
@@ -218,8 +245,8 @@ func (b *Bus) Idle(ctx context.Context) (bool, error) {
 	for _, p := range b.parts {
 		var left bool
 		now := p.store.Clock().Now()
-		err := p.store.Read(ctx).Raw(`SELECT EXISTS (SELECT 1 FROM delivery) OR EXISTS (SELECT 1 FROM parked_key WHERE next_at <= ?)
-			OR EXISTS (SELECT 1 FROM timers WHERE due_at <= ?)`, now, now).Row().Scan(&left)
+		err := p.store.Read(ctx).Raw(`SELECT EXISTS (SELECT 1 FROM delivery WHERE subscriber <> ?) OR EXISTS (SELECT 1 FROM parked_key WHERE next_at <= ?)
+			OR EXISTS (SELECT 1 FROM timers WHERE due_at <= ?)`, b.unsent(), now, now).Row().Scan(&left)
 		if err != nil {
 			return false, err
 		}

@@ -32,6 +32,7 @@ type StageOptions struct {
 	Real    bool             // the machine's clock
 	Control bool             // with the control store, which the engine must have
 	Broker  string           // where RabbitMQ is; empty for none
+	Log     *slog.Logger     // nil: the test's, when it is verbose
 }
 
 // Stage is a bus with modules of a test's own. Each store has the table seen.
@@ -60,6 +61,9 @@ func SetStage(t testing.TB, e databasetest.Engine, o StageOptions, parts ...Part
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
+	if o.Log != nil {
+		log = o.Log
 	}
 	stores, err := database.Open(e.Config, e.Dir, len(parts), log)
 	if err != nil {

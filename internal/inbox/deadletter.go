@@ -171,8 +171,8 @@ func (b *Inbox) Replay(ctx context.Context, id string) error {
 		return w.DB.Exec(`INSERT INTO parked_key (handler, key, next_at, attempt, first_at, delay_ms) VALUES (?, ?, ?, 0, ?, 0)
 			ON CONFLICT (handler, key) DO UPDATE SET next_at = excluded.next_at, attempt = 0, first_at = excluded.first_at, delay_ms = 0`, r.Handler, r.Key, now, now).Error
 	})
-	if err == nil && b.wake != nil {
-		b.wake(now)
+	if err == nil {
+		b.wake()
 	}
 	return err
 }
@@ -213,9 +213,7 @@ func (b *Inbox) Discard(ctx context.Context, id, reason string) error {
 	})
 	if err == nil {
 		b.log.WarnContext(ctx, "dead letter discarded", "module", b.store.Module(), "id", id, "handler", r.Handler, "message", r.MessageID, "reason", reason)
-		if b.wake != nil {
-			b.wake(b.store.Clock().Now())
-		}
+		b.wake()
 	}
 	return err
 }

@@ -129,6 +129,45 @@ func TestRetryHasATimeout(t *testing.T) {
 	stage.Eventually("the other key is retried", func() bool { return len(stage.Seen("beta", "count", "good")) == 1 })
 }
 
+// A retry whose handler hangs keeps no other key waiting, whether that is due at the same time or later.
+func TestRetryThatHangs(t *testing.T) {
+	t.Parallel()
+	e := databasetest.Postgres(t, bustest.Modules...) // on SQLite a handler that hangs has the one place to write
+	var up atomic.Bool
+	hangs, free := make(chan struct{}), make(chan struct{})
+	stage := bustest.OpenStage(t, e, bustest.StageOptions{}, bustest.Alpha(),
+		bustest.Listener("beta", module.Subscription{Handler: "count", Events: []string{"alpha.*"}}, func(ctx context.Context, u *unit.Work, m message.Message) error {
+			switch {
+			case !up.Load():
+				return errors.New("down")
+			case m.Key == "slow":
+				close(hangs)
+				<-free
+			}
+			return bustest.Keep(u, "count", m.Key, bustest.Number(m))
+		}))
+	fail := func(key string) {
+		stage.Announce("alpha", bustest.Counted{ID: key, N: 1})
+		stage.Eventually(key+" is parked", func() bool {
+			return stage.Count("beta", "SELECT count(*) FROM parked_key WHERE key = ?", "alpha/"+key) == 1
+		})
+		stage.Clock.Advance(time.Millisecond)
+	}
+	fail("slow")
+	fail("good")
+	up.Store(true)
+	stage.Clock.Advance(time.Minute)
+	<-hangs
+	stage.Eventually("what was due with it is retried", func() bool { return len(stage.Seen("beta", "count", "good")) == 1 })
+	up.Store(false)
+	fail("later")
+	up.Store(true)
+	stage.Clock.Advance(time.Minute)
+	stage.Eventually("what is due later is retried", func() bool { return len(stage.Seen("beta", "count", "later")) == 1 })
+	close(free)
+	stage.Eventually("it is handled", func() bool { return len(stage.Seen("beta", "count", "slow")) == 1 })
+}
+
 // PostgreSQL keeps neither NUL nor broken UTF-8 in a text. A reason that has them is still a reason.
 func TestReasonThatNoTextCanHold(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {

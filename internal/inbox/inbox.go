@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/due"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
@@ -72,7 +73,8 @@ type Inbox struct {
 	policy   Policy
 	metrics  *telemetry.Messages
 	log      *slog.Logger
-	wake     func(at time.Time)
+	wake     func()
+	retries  *due.Loop
 }
 
 // Outcome is what became of a delivery. Each of them is final for the sender.
@@ -89,11 +91,13 @@ const (
 // Take has one handler take a message, as Handle does.
 type Take func(ctx context.Context, h *Handler, m message.Message) (Outcome, error)
 
-// Resume has all handlers take a message that was kept for another version. It fails while there are none.
+// Resume has all handlers take a message that was kept for another version. It fails while there are none, with ErrOver if there will
+// be none.
 type Resume func(ctx context.Context, m message.Message, take Take) error
 
-// New is the inbox of a module; wake is told when a parked message is due, and resume handles what was kept for another version.
-func New(store *unit.Store, handlers []*Handler, policy Policy, metrics *telemetry.Messages, log *slog.Logger, wake func(time.Time), resume Resume) *Inbox {
+// New is the inbox of a module; wake is told when something may be due, for Inbox.Wake or as a timer, and resume handles what was
+// kept for another version.
+func New(store *unit.Store, handlers []*Handler, policy Policy, metrics *telemetry.Messages, log *slog.Logger, wake func(), resume Resume) *Inbox {
 	b := &Inbox{store: store, handlers: map[string]*Handler{}, policy: policy, metrics: metrics, log: log, wake: wake, resume: resume}
 	for _, h := range handlers {
 		names := append(slices.Clone(h.Aliases), h.Name)
@@ -102,11 +106,12 @@ func New(store *unit.Store, handlers []*Handler, policy Policy, metrics *telemet
 		b.names = append(b.names, h.Name)
 	}
 	sort.Strings(b.names)
+	b.retries = due.New(retries{b}, store.Clock(), func(err error) { log.Warn("retries", "module", store.Module(), "error", err) })
 	return b
 }
 
-// Open refuses to go on when rows wait for a handler that no longer exists. What a version kept under another name of a handler
-// because it did not know the oldest one, as when the alias was forgotten, is moved to that.
+// Open moves what a version kept under another name of a handler, because it did not know the oldest one, to that: as when the alias was
+// forgotten.
 func (b *Inbox) Open(ctx context.Context) error {
 	if len(b.handlers) < len(b.names) {
 		return fmt.Errorf("module %s: two handlers go by one name, of %v; rename one, or take the name out of the Aliases of the other", b.store.Module(), b.names)
@@ -118,13 +123,22 @@ func (b *Inbox) Open(ctx context.Context) error {
 			}
 		}
 	}
+	return nil
+}
+
+// Check is an error when rows wait for a handler that this version does not know.
+func (b *Inbox) Check(ctx context.Context) error {
 	var waiting []string
 	err := b.store.Read(ctx).Raw("SELECT DISTINCT handler FROM parked_key UNION SELECT DISTINCT handler FROM dead_letters").Scan(&waiting).Error
 	if err != nil {
 		return err
 	}
+	known := []string{malformed, anotherVersion}
+	for _, h := range b.handlers {
+		known = append(append(known, h.Name), h.Aliases...)
+	}
 	for _, name := range waiting {
-		if b.handlers[name] == nil && !isTimer(name) && name != malformed && name != anotherVersion {
+		if !slices.Contains(known, name) && !isTimer(name) {
 			return fmt.Errorf("module %s: messages wait for the handler %q, which does not exist any more; give the renamed one Aliases: []string{%q}, or discard its dead letters with the version before",
 				b.store.Module(), name, name)
 		}
@@ -341,7 +355,6 @@ func park(w *unit.Work, h *Handler, m message.Message, reason string) error {
 // fail parks a message after its first attempt, or buries it.
 func (b *Inbox) fail(ctx context.Context, h *Handler, m message.Message, cause error) (Outcome, error) {
 	var outcome Outcome
-	var due time.Time
 	err := b.store.Handle(ctx, &m, h.Name, func(_ context.Context, w *unit.Work) error {
 		outcome = Parked
 		claimed, err := claim(w, h, m)
@@ -363,14 +376,14 @@ func (b *Inbox) fail(ctx context.Context, h *Handler, m message.Message, cause e
 			return parkKey(w, h, h.key(m), nil, 0, w.Now(), 0)
 		}
 		delay := b.backoff(0)
-		due = w.Now().Add(delay)
-		if err := parkKey(w, h, h.key(m), &due, 1, w.Now(), delay); err != nil {
+		next := w.Now().Add(delay)
+		if err := parkKey(w, h, h.key(m), &next, 1, w.Now(), delay); err != nil {
 			return err
 		}
 		return park(w, h, m, cause.Error())
 	}, database.Repeatable)
-	if err == nil && !due.IsZero() && b.wake != nil {
-		b.wake(due)
+	if err == nil && outcome == Parked {
+		b.wake()
 	}
 	return outcome, err
 }

@@ -189,7 +189,7 @@ func TestMessageOfANewerVersionIsNotTaken(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
 		w := bustest.Prepare(t, e, bustest.Options{})
 		h := &inbox.Handler{Name: "count", For: func(string) module.MessageHandler { return nil }}
-		in := inbox.New(w.Beta, []*inbox.Handler{h}, inbox.Policy{Timeout: time.Second}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler), nil, nil)
+		in := inbox.New(w.Beta, []*inbox.Handler{h}, inbox.Policy{Timeout: time.Second}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler), func() {}, nil)
 		m := message.Message{ID: message.NewID(), Name: "alpha.another.v2", Source: "alpha", Key: "a", Sequence: 1, Time: w.Clock.Now(), Payload: []byte(`{}`)}
 		outcome, err := in.Handle(t.Context(), h, m)
 		if !errs.Is(err, errs.Unavailable) || outcome != "" {
@@ -203,11 +203,12 @@ func TestMessageOfANewerVersionIsNotTaken(t *testing.T) {
 func TestParkedByANewerVersion(t *testing.T) {
 	each(t, func(t *testing.T, e databasetest.Engine) {
 		o := bustest.StageOptions{Control: true, Clock: clock.NewSimulated(time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC))}
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		newer := func() *bustest.Stage {
 			return bustest.OpenStage(t, e, o, bustest.Alpha(), bustest.Listener("beta", module.Subscription{Handler: "count", Events: []string{"alpha.*"}},
 				func(_ context.Context, u *unit.Work, m message.Message) error {
-					if down {
+					if down.Load() {
 						return errs.New(errs.Unavailable, "down")
 					}
 					return bustest.Keep(u, "count", m.Key, bustest.Number(m))
@@ -217,22 +218,38 @@ func TestParkedByANewerVersion(t *testing.T) {
 		s.Announce("alpha", bustest.Other{ID: "a", N: 1})
 		s.Eventually("it is parked", func() bool { return s.Count("beta", "SELECT count(*) FROM parked") == 1 })
 		s.Close()
-		s = bustest.OpenStage(t, e, o, bustest.Alpha(), bustest.Part{
+		older := bustest.Part{
 			Descriptor: module.Descriptor{Name: "beta", Contract: message.Contract{Module: "beta"}, Subscriptions: []module.Subscription{{Handler: "count", Events: []string{"alpha.counted.v1"}}}},
 			Bind: func(m *module.Module, _ *unit.Store) {
 				module.OnEvent(m, "count", func(context.Context, *unit.Work, bustest.Counted) error { return nil })
 			},
-		})
-		o.Clock.Advance(time.Hour)
+		}
+		s = bustest.OpenStage(t, e, o, bustest.Alpha(), older)
+		o.Clock.Advance(48 * time.Hour)
 		s.Eventually("it is tried", func() bool {
-			return s.Count("beta", "SELECT count(*) FROM parked_key WHERE attempt > 1 OR next_at IS NULL") == 1
+			return s.Count("beta", "SELECT count(*) FROM parked_key WHERE attempt = 0 OR next_at IS NULL") == 1
 		})
 		want(t, "dead letters", s.Count("beta", "SELECT count(*) FROM dead_letters"), 0)
 		s.Close()
-		down = false
 		s = newer()
 		o.Clock.Advance(time.Hour)
+		s.Eventually("its version fails with it", func() bool {
+			return s.Count("beta", "SELECT count(*) FROM parked_key WHERE attempt = 1 OR next_at IS NULL") == 1
+		})
+		want(t, "dead letters, as its time has only begun", s.Count("beta", "SELECT count(*) FROM dead_letters"), 0)
+		down.Store(false)
+		o.Clock.Advance(time.Hour)
 		s.Eventually("it is handled", func() bool { return len(s.Seen("beta", "count", "a")) == 1 })
+		s.Close()
+
+		down.Store(true)
+		s = newer()
+		s.Announce("alpha", bustest.Other{ID: "b", N: 1})
+		s.Eventually("another is parked", func() bool { return s.Count("beta", "SELECT count(*) FROM parked") == 1 })
+		s.Close()
+		s = bustest.OpenStage(t, e, o, bustest.Alpha(), older)
+		o.Clock.Advance(31 * 24 * time.Hour)
+		s.Eventually("nobody waits for ever for a version that does not come", func() bool { return s.Count("beta", "SELECT count(*) FROM dead_letters") == 1 })
 		s.Close()
 	})
 }

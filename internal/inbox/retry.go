@@ -4,12 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/due"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/telemetry"
@@ -29,39 +29,37 @@ type parkedMessage struct {
 	Message  []byte
 }
 
-// retryBatch bounds one pass over the due keys.
-const (
-	retryBatch      = 100
-	parallelRetries = 8
-	keyBatch        = 20 // messages of one key in a pass: others are due too
-)
+const keyBatch = 20 // messages of one key at a time: others are due too
 
-// Retry handles the heads of all keys that are due. It returns how many it tried.
-func (b *Inbox) Retry(ctx context.Context) (int, error) {
-	var due []parkedKey
-	err := b.store.Read(ctx).Raw("SELECT handler, key FROM parked_key WHERE next_at <= ? AND handler IN ? ORDER BY next_at LIMIT ?", b.store.Clock().Now(), b.retried(), retryBatch).Scan(&due).Error
-	if err != nil {
-		return 0, err
-	}
-	// Side by side: a key whose handler takes its time keeps no other one waiting.
-	// One that breaks does not end the others.
-	var g errgroup.Group
-	g.SetLimit(parallelRetries)
-	for _, k := range due {
-		g.Go(func() error {
+// Run handles the heads of keys that are due, until ctx ends.
+func (b *Inbox) Run(ctx context.Context, poll time.Duration) { b.retries.Run(ctx, poll) }
+
+// Wake looks for keys that are due now.
+func (b *Inbox) Wake() { b.retries.Wake() }
+
+// retries are the keys that are due.
+type retries struct{ *Inbox }
+
+// Due are the keys whose heads are due.
+func (b retries) Due(ctx context.Context, now time.Time, most int) ([]due.Item, error) {
+	var keys []parkedKey
+	err := b.store.Read(ctx).Raw("SELECT handler, key FROM parked_key WHERE next_at <= ? AND handler IN ? ORDER BY next_at LIMIT ?", now, b.retried(), most).Scan(&keys).Error
+	items := make([]due.Item, len(keys))
+	for i, k := range keys {
+		items[i] = due.Item{Key: k.Handler + "\x00" + k.Key, Do: func(ctx context.Context) error {
 			if k.Handler == anotherVersion {
 				return b.resumeKey(ctx, k.Key)
 			}
 			return b.retry(ctx, k.Handler, k.Key)
-		})
+		}}
 	}
-	return len(due), g.Wait()
+	return items, err
 }
 
-// NextRetry is when the next key is due.
-func (b *Inbox) NextRetry(ctx context.Context) (time.Time, bool, error) {
+// Next is when the next key after a moment is due.
+func (b retries) Next(ctx context.Context, since time.Time) (time.Time, bool, error) {
 	var next []time.Time
-	err := b.store.Read(ctx).Raw("SELECT next_at FROM parked_key WHERE next_at IS NOT NULL AND handler IN ? ORDER BY next_at LIMIT 1", b.retried()).Scan(&next).Error
+	err := b.store.Read(ctx).Raw("SELECT next_at FROM parked_key WHERE next_at > ? AND handler IN ? ORDER BY next_at LIMIT 1", since, b.retried()).Scan(&next).Error
 	if err != nil || len(next) == 0 {
 		return time.Time{}, false, err
 	}
@@ -121,8 +119,8 @@ func (b *Inbox) retry(ctx context.Context, handler, key string) error {
 			}
 			m = got
 			fn := h.For(m.Name)
-			if fn == nil { // a newer version has parked it, and may come back
-				err = errs.New(errs.Unavailable, "%s does not know %s in this version", h.Name, m.Name)
+			if fn == nil { // another version has parked it, and may come back
+				err = fmt.Errorf("%s: %w", m.Name, errUnknown)
 			} else {
 				err = fn(ctx, w, m)
 			}
@@ -173,10 +171,9 @@ func release(w *unit.Work, handler, key string) (more bool, err error) {
 
 // failAgain puts the head off, or buries it.
 func (b *Inbox) failAgain(ctx context.Context, h *Handler, key, id string, cause error) error {
-	var due time.Time
-	dead := false
+	put, dead := false, false
 	err := b.store.Handle(ctx, nil, h.Name, func(_ context.Context, w *unit.Work) error {
-		due, dead = time.Time{}, false
+		put, dead = false, false
 		k, m, position, err := b.head(w, h, key)
 		if errors.Is(err, errNotDue) {
 			return nil // another owner has it
@@ -184,14 +181,22 @@ func (b *Inbox) failAgain(ctx context.Context, h *Handler, key, id string, cause
 		if err != nil || position == 0 || m.ID != id {
 			return err
 		}
-		if errs.Transient(cause) && w.Now().Sub(k.FirstAt) < b.policy.GiveUpAfter {
+		unknown, patience := errors.Is(cause, errUnknown), b.policy.GiveUpAfter
+		attempt := k.Attempt + 1
+		switch {
+		case unknown: // that it waits for its version is no attempt
+			attempt, patience = 0, max(patience, keepUnknown)
+		case k.Attempt == 0:
+			k.FirstAt = w.Now()
+		}
+		if (unknown || errs.Transient(cause)) && w.Now().Sub(k.FirstAt) < patience {
 			delay := b.backoff(time.Duration(k.DelayMs) * time.Millisecond)
-			due = w.Now().Add(delay)
+			put = true
 			if err := w.DB.Exec("UPDATE parked SET error = ? WHERE position = ?", Reason(cause.Error()), position).Error; err != nil {
 				return err
 			}
-			return w.DB.Exec("UPDATE parked_key SET next_at = ?, attempt = attempt + 1, delay_ms = ? WHERE handler = ? AND key = ?",
-				due, delay.Milliseconds(), h.Name, key).Error
+			return w.DB.Exec("UPDATE parked_key SET next_at = ?, attempt = ?, first_at = ?, delay_ms = ? WHERE handler = ? AND key = ?",
+				w.Now().Add(delay), attempt, k.FirstAt, delay.Milliseconds(), h.Name, key).Error
 		}
 		dead = true
 		if err := bury(w, h, m, position, cause.Error(), k.Attempt+1, k.FirstAt); err != nil {
@@ -214,8 +219,8 @@ func (b *Inbox) failAgain(ctx context.Context, h *Handler, key, id string, cause
 		b.log.ErrorContext(ctx, "message dead", "module", b.store.Module(), "handler", h.Name, "id", id, "key", key, "error", cause)
 		return nil
 	}
-	if !due.IsZero() && b.wake != nil {
-		b.wake(due)
+	if put {
+		b.wake()
 	}
 	return nil // with neither, another owner was faster
 }

@@ -4,9 +4,9 @@
 // SQLite file has one process, which is the holder.
 //
 // It has two numbers. The term is the epoch of the module's placement: who owns the module by a later placement takes the lease from who
-// had it by an earlier one, whether that has noticed or not, and never the other way round. The fence is counted at each change of the
-// holder: what a holder reads and marks as sent names it, so that a holder that was cut off neither sees what came after it nor
-// removes what its successor has to send.
+// had it by an earlier one, whether that has noticed or not, and never the other way round; an owner whose placement is earlier than the
+// lease, as one from a backup, is told so. The fence is counted at each change of the holder: what a holder reads and marks as sent names
+// it, so that a holder that was cut off neither sees what came after it nor removes what its successor has to send.
 package lease
 
 import (
@@ -52,8 +52,8 @@ const (
 
 // Run calls fn whenever this process holds the lease, with a context that ends when it is lost or ctx ends. It
 // returns after ctx has ended and fn has returned, and then gives the lease back. term is the epoch of the module's placement; 0
-// stands for the first.
-func (l *Lease) Run(ctx context.Context, term uint64, fn func(ctx context.Context)) {
+// stands for the first. outrun, if there is one, is told a later term by which somebody has taken the lease: by this one nobody gets it.
+func (l *Lease) Run(ctx context.Context, term uint64, outrun func(ctx context.Context, term uint64), fn func(ctx context.Context)) {
 	if l.store.DB().Dialect() == database.SQLite {
 		l.held.Store(true)
 		defer l.held.Store(false)
@@ -64,10 +64,13 @@ func (l *Lease) Run(ctx context.Context, term uint64, fn func(ctx context.Contex
 	began := time.Now()
 	for ctx.Err() == nil {
 		waited := time.Since(began)
-		ok, err := l.acquire(ctx, term, waited > handOver)
-		if err == nil && ok {
-			l.hold(ctx, term, fn)
+		fence, last, err := l.acquire(ctx, term, waited > handOver)
+		if err == nil && fence != 0 {
+			l.hold(ctx, term, fence, fn)
 			continue
+		}
+		if last > term && outrun != nil {
+			outrun(ctx, last)
 		}
 		if err != nil && ctx.Err() == nil {
 			l.log.Warn("lease cannot be asked for", "module", l.store.Module(), "error", err)
@@ -114,9 +117,12 @@ func (l *Lease) answering() bool {
 	return at != nil && time.Since(*at) <= l.ttl
 }
 
-func (l *Lease) hold(ctx context.Context, term uint64, fn func(ctx context.Context)) {
+// hold calls fn as long as nobody else takes the lease. Who finds that somebody else had it meanwhile, as after standing still, has lost
+// it too: that one may have changed what fn goes by. Until fn has ended the fence stays that of before.
+func (l *Lease) hold(ctx context.Context, term uint64, fence int64, fn func(ctx context.Context)) {
 	held, lose := context.WithCancel(ctx)
 	defer lose()
+	l.fence.Store(fence)
 	l.held.Store(true)
 	defer l.held.Store(false)
 	done := make(chan struct{})
@@ -129,9 +135,9 @@ func (l *Lease) hold(ctx context.Context, term uint64, fn func(ctx context.Conte
 		if !pause(held, l.ttl/3) {
 			break
 		}
-		ok, err := l.acquire(held, term, false)
+		now, _, err := l.acquire(held, term, false)
 		switch {
-		case err == nil && ok:
+		case err == nil && now == fence:
 			renewed = time.Now()
 		case err == nil || time.Since(renewed) > l.ttl:
 			l.log.Warn("lease lost", "module", l.store.Module(), "error", err)
@@ -144,31 +150,35 @@ func (l *Lease) hold(ctx context.Context, term uint64, fn func(ctx context.Conte
 	}
 }
 
-// acquire takes or renews the lease. With force it is taken from a holder of an earlier term that has not given it back.
-func (l *Lease) acquire(ctx context.Context, term uint64, force bool) (bool, error) {
+// acquire takes or renews the lease, and gives its fence; 0 if somebody else has it, and the term by which it was taken then. With force
+// it is taken from a holder of an earlier term that has not given it back.
+func (l *Lease) acquire(ctx context.Context, term uint64, force bool) (fence int64, last uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, l.ttl/2)
 	defer cancel()
-	var fence []int64
-	err := l.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
-		fence = nil
-		return w.DB.Raw(`INSERT INTO lease (name, holder, epoch, expires_at, term) VALUES ('owner', ?, 1, clock_timestamp() + make_interval(secs => ?), ?)
+	var fences []int64
+	err = l.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
+		fences = nil
+		err := w.DB.Raw(`INSERT INTO lease (name, holder, epoch, expires_at, term) VALUES ('owner', ?, 1, clock_timestamp() + make_interval(secs => ?), ?)
 			ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at, term = excluded.term,
 				epoch = lease.epoch + CASE WHEN lease.holder = excluded.holder AND lease.term = excluded.term THEN 0 ELSE 1 END
 			WHERE lease.term = excluded.term AND lease.holder = excluded.holder
 				OR lease.term <= excluded.term AND lease.expires_at < clock_timestamp()
 				OR lease.term < excluded.term AND ?
-			RETURNING epoch`, l.holder, l.ttl.Seconds(), int64(term), force).Scan(&fence).Error
+			RETURNING epoch`, l.holder, l.ttl.Seconds(), int64(term), force).Scan(&fences).Error
+		if err != nil || len(fences) > 0 {
+			return err
+		}
+		return w.DB.Raw("SELECT term FROM lease WHERE name = 'owner'").Scan(&last).Error
 	})
 	if err != nil {
-		return false, err
+		return 0, 0, err
 	}
 	now := time.Now()
 	l.answered.Store(&now)
-	if len(fence) == 0 {
-		return false, nil
+	if len(fences) == 0 {
+		return 0, last, nil
 	}
-	l.fence.Store(fence[0])
-	return true, nil
+	return fences[0], 0, nil
 }
 
 func (l *Lease) release(ctx context.Context) {

@@ -3,6 +3,7 @@ package relay_test
 import (
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,4 +74,53 @@ func insert(t *testing.T, s *unit.Store, many int, unsubscribed bool, at time.Ti
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// What is replayed while old messages are removed is given whole or is gone: no delivery is left without its message.
+func TestCleanMeetsReplay(t *testing.T) {
+	each(t, func(t *testing.T, e databasetest.Engine) {
+		w := bustest.Prepare(t, e, bustest.Options{})
+		r := relay.New(w.Alpha, relay.Config{Limits: relay.Limits{Workers: 1, Window: 1}}, nil, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+		made := w.Clock.Now()
+		given := int64(0)
+		for range 50 {
+			insert(t, w.Alpha, 20, true, made)
+			var both sync.WaitGroup
+			both.Go(func() {
+				if err := r.Clean(t.Context(), made.Add(time.Hour)); err != nil {
+					t.Error(err)
+				}
+			})
+			both.Go(func() {
+				n, err := r.Replay(t.Context(), "alpha.counted.v1", []string{"beta"})
+				if err != nil {
+					t.Error(err)
+				}
+				given += n
+			})
+			both.Wait()
+		}
+		want(t, "messages replayed and still there", int64(bustest.Count(t, w.Alpha, "SELECT count(*) FROM delivery JOIN outbox ON id = outbox_id")), given)
+		want(t, "deliveries", int64(bustest.Count(t, w.Alpha, "SELECT count(*) FROM delivery")), given)
+	})
+}
+
+// What nobody subscribes to is not removed while it waits to be told to services that are not ours.
+func TestCleanLeavesWhatWaits(t *testing.T) {
+	each(t, func(t *testing.T, e databasetest.Engine) {
+		w := bustest.Prepare(t, e, bustest.Options{})
+		made := w.Clock.Now()
+		insert(t, w.Alpha, 2, true, made)
+		if err := w.Alpha.DB().Write(t.Context(), func(tx *gorm.DB) error {
+			return tx.Exec("INSERT INTO delivery (subscriber, outbox_id) SELECT ?, min(id) FROM outbox", unit.Others).Error
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r := relay.New(w.Alpha, relay.Config{Limits: relay.Limits{Workers: 1, Window: 1}}, nil, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
+		if err := r.Clean(t.Context(), made.Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "messages left", bustest.Count(t, w.Alpha, "SELECT count(*) FROM outbox"), 1)
+		want(t, "of them to be told", bustest.Count(t, w.Alpha, "SELECT count(*) FROM outbox JOIN delivery ON id = outbox_id"), 1)
+	})
 }

@@ -47,17 +47,21 @@ func (r *Relay) Replay(ctx context.Context, name string, subscribers []string) (
 		}
 		var n int64
 		err := r.store.DB().Write(ctx, func(tx *gorm.DB) error {
+			// Before the deliveries, as it takes the rows: one that is being removed is gone then, and gets none.
+			var found []int64
+			err := tx.Raw("UPDATE outbox SET unsubscribed = FALSE WHERE unsubscribed AND id IN ? RETURNING id", ids).Scan(&found).Error
+			if n = int64(len(found)); err != nil || n == 0 {
+				return err
+			}
 			db := database.Statements(tx)
-			list, args := idList(db, ids)
+			list, args := idList(db, found)
 			for _, s := range subscribers {
-				if _, err := db.Exec(`INSERT INTO delivery (subscriber, outbox_id) SELECT CAST(? AS TEXT), id FROM outbox WHERE unsubscribed AND id `+list+`
-					ON CONFLICT DO NOTHING`, append([]any{s}, args...)...); err != nil {
+				if _, err := db.Exec("INSERT INTO delivery (subscriber, outbox_id) SELECT CAST(? AS TEXT), id FROM outbox WHERE id "+list+" ON CONFLICT DO NOTHING",
+					append([]any{s}, args...)...); err != nil {
 					return err
 				}
 			}
-			var err error
-			n, err = db.Exec("UPDATE outbox SET unsubscribed = FALSE WHERE unsubscribed AND id "+list, args...)
-			return err
+			return nil
 		})
 		if err != nil {
 			return replayed, err

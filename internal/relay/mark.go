@@ -123,7 +123,8 @@ func deleteTaken(tx *gorm.DB, batch []mark, fence int64) error {
 	}
 	for chunk := range slices.Chunk(all, markSizes[len(markSizes)-1]) {
 		list, args := idList(db, chunk)
-		if err := db.Later(nil, "DELETE FROM outbox WHERE id "+list+" AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", args...); err != nil {
+		// What no module subscribes to stays, also after others were told of it.
+		if err := db.Later(nil, "DELETE FROM outbox WHERE id "+list+" AND NOT unsubscribed AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = id)", args...); err != nil {
 			return err
 		}
 	}

@@ -215,12 +215,13 @@ func (r *Relay) sweepOnce(ctx context.Context, query string, args []any, subscri
 	return nil
 }
 
-// Pending counts the deliveries not yet taken, up to a limit, and says since when the oldest one waits.
-func (r *Relay) Pending(ctx context.Context, limit int64) (n int64, oldest time.Time, err error) {
-	if err = r.store.Read(ctx).Raw("SELECT count(*) FROM (SELECT 1 FROM delivery LIMIT ?) AS pending", limit).Row().Scan(&n); err != nil || n == 0 {
+// Pending counts the deliveries not yet taken, up to a limit and but for those of one subscriber ("" for none), and says since when the
+// oldest one waits.
+func (r *Relay) Pending(ctx context.Context, limit int64, but string) (n int64, oldest time.Time, err error) {
+	if err = r.store.Read(ctx).Raw("SELECT count(*) FROM (SELECT 1 FROM delivery WHERE subscriber <> ? LIMIT ?) AS pending", but, limit).Row().Scan(&n); err != nil || n == 0 {
 		return n, oldest, err
 	}
-	err = r.store.Read(ctx).Raw("SELECT created_at FROM outbox WHERE id = (SELECT min(outbox_id) FROM delivery)").Row().Scan(&oldest)
+	err = r.store.Read(ctx).Raw("SELECT created_at FROM outbox WHERE id = (SELECT min(outbox_id) FROM delivery WHERE subscriber <> ?)", but).Row().Scan(&oldest)
 	if errors.Is(err, sql.ErrNoRows) { // taken meanwhile
 		oldest, err = r.store.Clock().Now(), nil
 	}
@@ -229,14 +230,14 @@ func (r *Relay) Pending(ctx context.Context, limit int64) (n int64, oldest time.
 
 // Clean removes messages nobody subscribes to that were made before a time, and what a crash between two marks left.
 func (r *Relay) Clean(ctx context.Context, before time.Time) error {
-	return errors.Join(
-		r.clean(ctx, "unsubscribed AND created_at < ?", before),
-		r.clean(ctx, "NOT unsubscribed AND created_at < ? AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = outbox.id)", before))
+	return errors.Join(r.clean(ctx, "unsubscribed", before), r.clean(ctx, "NOT unsubscribed", before))
 }
 
-// clean removes what is old in small steps, and looks for it outside of them: on SQLite everybody else waits for the one writer.
-func (r *Relay) clean(ctx context.Context, old string, before time.Time) error {
+// clean removes what is old and waits for nobody in small steps, and looks for it outside of them: on SQLite everybody else waits for the
+// one writer. What was replayed since it was looked for stays.
+func (r *Relay) clean(ctx context.Context, which string, before time.Time) error {
 	most := markSizes[len(markSizes)-1]
+	old := which + " AND created_at < ? AND NOT EXISTS (SELECT 1 FROM delivery WHERE outbox_id = outbox.id)"
 	for {
 		var ids []int64
 		if err := r.store.Read(ctx).Raw("SELECT id FROM outbox WHERE "+old+" LIMIT ?", before, most).Scan(&ids).Error; err != nil || len(ids) == 0 {
@@ -245,7 +246,7 @@ func (r *Relay) clean(ctx context.Context, old string, before time.Time) error {
 		err := r.store.DB().Write(ctx, func(tx *gorm.DB) error {
 			db := database.Statements(tx)
 			list, args := idList(db, ids)
-			_, err := db.Exec("DELETE FROM outbox WHERE id "+list, args...)
+			_, err := db.Exec("DELETE FROM outbox WHERE id "+list+" AND "+old, append(args, before)...)
 			return err
 		})
 		if err != nil || len(ids) < most {

@@ -163,6 +163,29 @@ func TestSlowEffectsStarveNoTimer(t *testing.T) {
 	})
 }
 
+// A timer whose handler hangs keeps no other one waiting that is due later.
+func TestTimerThatHangs(t *testing.T) {
+	t.Parallel()
+	hangs, free := make(chan struct{}), make(chan struct{})
+	// On SQLite a handler that hangs has the one place to write.
+	s := bustest.OpenStage(t, databasetest.Postgres(t, "beta"), bustest.StageOptions{}, clockwork(func(m *module.Module, _ *unit.Store) {
+		module.OnTimer(m, "other", func(_ context.Context, u *unit.Work, key string, n int) error {
+			close(hangs)
+			<-free
+			return bustest.Keep(u, "other", key, n)
+		})
+	}))
+	s.Do("beta", func(u *unit.Work) error { u.Schedule("other", "a", u.Now().Add(time.Second), 1); return nil })
+	s.Clock.Advance(time.Minute)
+	<-hangs
+	s.Do("beta", func(u *unit.Work) error { u.Schedule("later", "a", u.Now().Add(time.Second), 1); return nil })
+	s.Clock.Advance(24 * time.Hour)
+	s.Eventually("another timer fires", func() bool { return len(s.Seen("beta", "later", "a")) == 1 })
+	s.Eventually("a schedule is kept", func() bool { return s.Count("beta", "SELECT count(*) FROM seen WHERE handler = 'daily'") == 1 })
+	close(free)
+	s.Eventually("it fires", func() bool { return len(s.Seen("beta", "other", "a")) == 1 })
+}
+
 // An effect asked for again while its call runs is called again: what came later is not done yet.
 func TestAskedAgainWhileRunning(t *testing.T) {
 	for _, finishes := range []bool{false, true} {

@@ -18,10 +18,10 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/due"
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/inbox"
 	"github.com/banyan-go/banyan/internal/message"
@@ -39,7 +39,7 @@ type Timers struct {
 	metrics *telemetry.Messages
 	log     *slog.Logger
 	began   time.Time // of this process
-	wake    chan struct{}
+	loop    *due.Loop
 	slots   chan struct{} // effects that run
 	queued  chan struct{} // effects that run or wait in this process
 	running sync.WaitGroup
@@ -51,7 +51,6 @@ type Timers struct {
 const (
 	parallelEffects = 32
 	queuedEffects   = 4096
-	batch           = 64
 )
 
 // New runs the timers of a module.
@@ -60,11 +59,18 @@ func New(m *module.Module, store *unit.Store, policy inbox.Policy, metrics *tele
 	for _, s := range m.Schedules {
 		names = append(names, s.Name)
 	}
-	return &Timers{began: store.Clock().Now(), module: m, names: names, store: store, policy: policy, metrics: metrics, log: log, wake: make(chan struct{}, 1),
+	t := &Timers{began: store.Clock().Now(), module: m, names: names, store: store, policy: policy, metrics: metrics, log: log,
 		slots: make(chan struct{}, parallelEffects), queued: make(chan struct{}, queuedEffects)}
+	t.loop = due.New(rows{t}, store.Clock(), t.warn)
+	return t
 }
 
-type due struct {
+func (t *Timers) warn(err error) {
+	t.log.Warn("timers", "module", t.module.Name, "error", err)
+}
+
+// row is a timer, a schedule or an effect.
+type row struct {
 	Kind, Name, Key string
 	DueAt, FirstAt  time.Time
 	Attempt         int
@@ -73,20 +79,15 @@ type due struct {
 }
 
 // Wake looks for due rows now.
-func (t *Timers) Wake() {
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
-}
+func (t *Timers) Wake() { t.loop.Wake() }
 
 // Effect runs an effect that this process has just committed, unless it is too busy: then it is found by its row.
 func (t *Timers) Effect(name, key string, payload []byte, firstAt time.Time) {
-	t.start(due{Kind: unit.KindEffect, Name: name, Key: key, Payload: payload, FirstAt: firstAt}, false)
+	t.start(row{Kind: unit.KindEffect, Name: name, Key: key, Payload: payload, FirstAt: firstAt}, false)
 }
 
 // start runs an effect soon; marked says that the store knows already that it runs.
-func (t *Timers) start(d due, marked bool) {
+func (t *Timers) start(d row, marked bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	full := false
@@ -139,9 +140,8 @@ func (t *Timers) Drain() {
 	t.running.Wait()
 }
 
-// Open makes the rows of the module's schedules. On SQLite it also takes up the effects of the process before: it was the
-// only one and is gone, so nobody needs the grace that their rows still give it.
-func (t *Timers) Open(ctx context.Context) error {
+// Check is an error when rows wait for a timer or an effect that this version does not know.
+func (t *Timers) Check(ctx context.Context) error {
 	var unknown []string
 	if err := t.store.Read(ctx).Raw("SELECT DISTINCT name FROM timers WHERE kind <> ? AND name NOT IN ?", unit.KindSchedule, t.names).Scan(&unknown).Error; err != nil {
 		return err
@@ -149,6 +149,12 @@ func (t *Timers) Open(ctx context.Context) error {
 	if len(unknown) > 0 {
 		return fmt.Errorf("module %s: rows wait for the timers or effects %v, which do not exist any more; let the version before finish them first", t.module.Name, unknown)
 	}
+	return nil
+}
+
+// Open makes the rows of the module's schedules. On SQLite it also takes up the effects of the process before: it was the
+// only one and is gone, so nobody needs the grace that their rows still give it.
+func (t *Timers) Open(ctx context.Context) error {
 	return t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		if w.Dialect() == database.SQLite {
 			if err := w.DB.Exec("UPDATE timers SET due_at = ? WHERE kind = ? AND attempt = 0 AND due_at > ?", w.Now(), unit.KindEffect, w.Now()).Error; err != nil {
@@ -176,48 +182,19 @@ func (t *Timers) TakeUp(ctx context.Context) error {
 	return err
 }
 
-// Run fires what is due until ctx ends. extra is work of the same rhythm (retries of parked messages): it says when
-// it wants to be called next.
-func (t *Timers) Run(ctx context.Context, poll time.Duration, extra func(ctx context.Context) (time.Time, bool, error)) {
-	clock := t.store.Clock()
+// Run fires what is due until ctx ends.
+func (t *Timers) Run(ctx context.Context, poll time.Duration) {
 	t.mu.Lock()
 	t.stopping = false
 	t.mu.Unlock()
-	for ctx.Err() == nil {
-		now := clock.Now()
-		wake := now.Add(poll)
-		sooner := func(next time.Time, some bool) {
-			if some && next.Before(wake) {
-				wake = next
-			}
-		}
-		busy, err := t.fire(ctx, now)
-		if err == nil {
-			var next time.Time
-			var some bool
-			next, some, err = t.next(ctx, now)
-			sooner(next, some)
-		}
-		next, some, extraErr := extra(ctx)
-		sooner(next, some)
-		err = errors.Join(err, extraErr)
-		if err != nil && ctx.Err() == nil {
-			t.log.Warn("timers", "module", t.module.Name, "error", err)
-			wake = clock.Now().Add(200 * time.Millisecond)
-		} else if busy {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.wake:
-		case <-clock.At(wake):
-		}
-	}
+	t.loop.Run(ctx, poll)
 }
 
-// next is when the next row after a moment is due.
-func (t *Timers) next(ctx context.Context, since time.Time) (time.Time, bool, error) {
+// rows are what a module has set to happen.
+type rows struct{ *Timers }
+
+// Next is when the next row after a moment is due.
+func (t rows) Next(ctx context.Context, since time.Time) (time.Time, bool, error) {
 	var at []time.Time
 	err := t.store.Read(ctx).Raw("SELECT due_at FROM timers WHERE due_at > ? AND name IN ? ORDER BY due_at LIMIT 1", since, t.names).Scan(&at).Error
 	if err != nil || len(at) == 0 {
@@ -226,37 +203,25 @@ func (t *Timers) next(ctx context.Context, since time.Time) (time.Time, bool, er
 	return at[0], true, nil
 }
 
-func (t *Timers) fire(ctx context.Context, now time.Time) (busy bool, err error) {
-	var rows []due
-	err = t.store.Read(ctx).Raw("SELECT kind, name, key, due_at, first_at, attempt, payload, subject FROM timers WHERE due_at <= ? AND name IN ? ORDER BY due_at LIMIT ?",
-		now, t.names, batch).Scan(&rows).Error
-	if err != nil {
-		return false, err
-	}
-	var inside sync.WaitGroup
-	var moved atomic.Int64
-	slots := make(chan struct{}, 8)
-	for _, d := range rows {
-		if d.Kind == unit.KindEffect {
-			if t.postpone(ctx, d) {
-				moved.Add(1)
+// Due are the rows that are due at a moment.
+func (t rows) Due(ctx context.Context, now time.Time, most int) ([]due.Item, error) {
+	var found []row
+	err := t.store.Read(ctx).Raw("SELECT kind, name, key, due_at, first_at, attempt, payload, subject FROM timers WHERE due_at <= ? AND name IN ? ORDER BY due_at LIMIT ?",
+		now, t.names, most).Scan(&found).Error
+	items := make([]due.Item, len(found))
+	for i, r := range found {
+		items[i] = due.Item{Key: r.Name + "\x00" + r.Key, Do: func(ctx context.Context) error {
+			if r.Kind == unit.KindEffect {
+				return t.postpone(ctx, r)
 			}
-			continue
-		}
-		slots <- struct{}{}
-		inside.Go(func() {
-			defer func() { <-slots }()
-			if t.fireOne(ctx, d) {
-				moved.Add(1)
-			}
-		})
+			return t.fire(ctx, r)
+		}}
 	}
-	inside.Wait()
-	return len(rows) == batch && moved.Load() > 0, nil // else the store takes no writes: there is no hurry
+	return items, err
 }
 
-// postpone claims a due effect for this process by moving its row, then runs it. It says whether the row is not due any more.
-func (t *Timers) postpone(ctx context.Context, d due) (moved bool) {
+// postpone claims a due effect for this process by moving its row, then runs it.
+func (t *Timers) postpone(ctx context.Context, d row) error {
 	// Marked before the row is moved: whoever asks in between whether anything is left to do must see one of both. One that
 	// runs here already only has its row moved, out of the way of what is due.
 	fresh := t.store.StartEffect(d.Name, d.Key, d.FirstAt, d.Payload)
@@ -266,9 +231,6 @@ func (t *Timers) postpone(ctx context.Context, d due) (moved bool) {
 		claimed = r.RowsAffected == 1
 		return r.Error
 	})
-	if err != nil {
-		t.log.Warn("effect not claimed", "module", t.module.Name, "effect", d.Name, "key", d.Key, "error", err)
-	}
 	switch {
 	case !fresh:
 	case err != nil || !claimed:
@@ -276,19 +238,22 @@ func (t *Timers) postpone(ctx context.Context, d due) (moved bool) {
 	default:
 		t.start(d, true)
 	}
-	return err == nil
+	if err != nil {
+		return fmt.Errorf("effect %s %s not claimed: %w", d.Name, d.Key, err)
+	}
+	return nil
 }
 
 // cause is the message that a timer's work derives its ids from.
-func (t *Timers) cause(d due) *message.Message {
+func (t *Timers) cause(d row) *message.Message {
 	return &message.Message{
 		ID:  message.DeriveID("", t.module.Name+"/"+d.Name+"/"+d.Key, int(d.FirstAt.UnixMicro())),
 		Key: d.Key, Name: d.Name, Source: d.Kind, Time: d.FirstAt, Subject: d.Subject, Payload: json.RawMessage(d.Payload),
 	}
 }
 
-// fireOne says whether the row is not due any more.
-func (t *Timers) fireOne(ctx context.Context, d due) (moved bool) {
+// fire does the work of a timer or a schedule.
+func (t *Timers) fire(ctx context.Context, d row) error {
 	asked := ctx
 	ctx, cancel := context.WithTimeout(ctx, t.policy.Timeout)
 	defer cancel()
@@ -324,11 +289,11 @@ func (t *Timers) fireOne(ctx context.Context, d due) (moved bool) {
 	default:
 		return t.failed(asked, d, err)
 	}
-	return true
+	return nil
 }
 
 // claim removes a timer's row, or moves a schedule's to its next due time; 0 rows mean that another process was faster.
-func (t *Timers) claim(w *unit.Work, d *due) (int64, error) {
+func (t *Timers) claim(w *unit.Work, d *row) (int64, error) {
 	if d.Kind != unit.KindSchedule {
 		// What the row says now counts, not what it said when it was read.
 		err := database.Statements(w.DB).Row("DELETE FROM timers WHERE name = ? AND key = ? AND due_at = ? RETURNING payload", d.Name, d.Key, d.DueAt).Scan(&d.Payload)
@@ -355,7 +320,7 @@ func (t *Timers) claim(w *unit.Work, d *due) (int64, error) {
 	return r.RowsAffected, r.Error
 }
 
-func (t *Timers) effect(d due) {
+func (t *Timers) effect(d row) {
 	// After this another process may call it: who hangs longer would only do it twice, and keep a place.
 	ctx, cancel := context.WithTimeout(context.Background(), unit.EffectGrace)
 	defer cancel()
@@ -370,7 +335,9 @@ func (t *Timers) effect(d due) {
 	finished := t.store.Finished(d.Name, d.Key)
 	switch {
 	case err != nil:
-		t.failed(context.Background(), d, err)
+		if err := t.failed(context.Background(), d, err); err != nil {
+			t.warn(err)
+		}
 		return
 	case !finished:
 		// The handler has kept no outcome of its own: the row goes now. Losing this only calls the effect again.
@@ -383,7 +350,7 @@ func (t *Timers) effect(d due) {
 	t.metrics.Timers.WithLabelValues(t.module.Name, d.Name).Inc()
 }
 
-func (t *Timers) call(ctx context.Context, fn module.EffectHandler, d due) (err error) {
+func (t *Timers) call(ctx context.Context, fn module.EffectHandler, d row) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			t.log.Error("effect panicked", "module", t.module.Name, "effect", d.Name, "panic", p, "stack", string(debug.Stack()))
@@ -393,49 +360,48 @@ func (t *Timers) call(ctx context.Context, fn module.EffectHandler, d due) (err 
 	return fn(ctx, d.Key, d.Payload)
 }
 
-// failed puts a timer, a schedule or an effect off, or buries it. It says whether that could be kept.
-func (t *Timers) failed(ctx context.Context, d due, cause error) (kept bool) {
+// failed puts a timer, a schedule or an effect off, or buries it.
+func (t *Timers) failed(ctx context.Context, d row, cause error) error {
 	dead := false
 	var at time.Time
 	err := t.store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		dead = false
-		var row due
+		var kept row
 		lock := ""
 		if w.Dialect() == database.Postgres {
 			lock = " FOR UPDATE"
 		}
-		found := w.DB.Raw("SELECT kind, name, key, due_at, first_at, attempt, payload, subject FROM timers WHERE name = ? AND key = ?"+lock, d.Name, d.Key).Scan(&row)
+		found := w.DB.Raw("SELECT kind, name, key, due_at, first_at, attempt, payload, subject FROM timers WHERE name = ? AND key = ?"+lock, d.Name, d.Key).Scan(&kept)
 		if found.Error != nil || found.RowsAffected == 0 {
 			return found.Error // cancelled, or finished by another process
 		}
-		if !row.FirstAt.Equal(d.FirstAt) || !bytes.Equal(row.Payload, d.Payload) || (row.Kind != unit.KindEffect && !row.DueAt.Equal(d.DueAt)) {
+		if !kept.FirstAt.Equal(d.FirstAt) || !bytes.Equal(kept.Payload, d.Payload) || (kept.Kind != unit.KindEffect && !kept.DueAt.Equal(d.DueAt)) {
 			return nil // set anew meanwhile: that one has not failed
 		}
-		before := t.policy.Base << min(row.Attempt, 20)
+		before := t.policy.Base << min(kept.Attempt, 20)
 		at = w.Now().Add(inbox.Backoff(t.policy, min(before, t.policy.Cap)))
-		if row.Kind == unit.KindSchedule || (errs.Transient(cause) && w.Now().Sub(row.FirstAt) < t.policy.GiveUpAfter) {
+		if kept.Kind == unit.KindSchedule || (errs.Transient(cause) && w.Now().Sub(kept.FirstAt) < t.policy.GiveUpAfter) {
 			return w.DB.Exec("UPDATE timers SET due_at = ?, attempt = attempt + 1 WHERE name = ? AND key = ?", at, d.Name, d.Key).Error
 		}
 		dead = true
-		m := t.cause(row)
+		m := t.cause(kept)
 		body, reason, err := inbox.Kept(w, *m, cause.Error())
 		if err != nil {
 			return err
 		}
 		if err := w.DB.Exec(`INSERT INTO dead_letters (id, position, handler, key, message_id, name, subject, message, reason, attempts, first_at, died_at)
-			VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, message.NewID(), inbox.TimerHandler(row.Name), row.Key, m.ID, row.Name, row.Subject, body, reason, row.Attempt+1, row.FirstAt, w.Now()).Error; err != nil {
+			VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, message.NewID(), inbox.TimerHandler(kept.Name), kept.Key, m.ID, kept.Name, kept.Subject, body, reason, kept.Attempt+1, kept.FirstAt, w.Now()).Error; err != nil {
 			return err
 		}
 		return w.DB.Exec("DELETE FROM timers WHERE name = ? AND key = ?", d.Name, d.Key).Error
 	})
 	if err != nil {
-		t.log.Error("timer failed and was not put off", "module", t.module.Name, "timer", d.Name, "key", d.Key, "error", fmt.Errorf("%w; %w", cause, err))
-		return false
+		return fmt.Errorf("%s %s failed and was not put off: %w; %w", d.Name, d.Key, cause, err)
 	}
 	if dead {
 		t.metrics.Dead.WithLabelValues(t.module.Name, inbox.TimerHandler(d.Name)).Inc()
 	}
 	t.log.Warn("timer failed", "module", t.module.Name, "timer", d.Name, "key", d.Key, "dead", dead, "error", cause)
 	t.Wake()
-	return true
+	return nil
 }

@@ -107,6 +107,9 @@ type Hooks struct {
 	Effect func(name, key string, payload []byte, firstAt time.Time)
 }
 
+// Others is the subscriber that stands for services that are not ours. What goes there alone is subscribed to by nobody.
+const Others = "~others"
+
 // Delivery is a message on its way to a subscriber.
 type Delivery struct {
 	Subscriber string
@@ -400,6 +403,10 @@ type outgoing struct {
 	subscribers []string
 }
 
+func (o *outgoing) unsubscribed() bool {
+	return !slices.ContainsFunc(o.subscribers, func(s string) bool { return s != Others })
+}
+
 // sendMessage numbers and keeps a message and its deliveries in one statement, which goes with the commit. The number is taken
 // under the lock of its key, and the id after it.
 func (w *Work) sendMessage(o *outgoing) error {
@@ -417,7 +424,7 @@ func (w *Work) sendMessage(o *outgoing) error {
 			INSERT INTO delivery (subscriber, outbox_id) SELECT subscriber, id FROM kept, unnest(CAST(? AS TEXT[])) AS subscriber
 		)
 		SELECT id, sequence FROM kept`,
-		m.Key, m.ID, m.Name, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, len(subscribers) == 0, []byte(m.Payload), subscribers)
+		m.Key, m.ID, m.Name, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, o.unsubscribed(), []byte(m.Payload), subscribers)
 }
 
 // writeMessage does the same on SQLite, where a statement costs no round trip.
@@ -429,7 +436,7 @@ func (w *Work) writeMessage(o *outgoing) error {
 	}
 	if err := db.Row(`INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
-		m.ID, m.Name, m.Key, m.Sequence, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, len(o.subscribers) == 0, []byte(m.Payload)).Scan(&o.id); err != nil {
+		m.ID, m.Name, m.Key, m.Sequence, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, o.unsubscribed(), []byte(m.Payload)).Scan(&o.id); err != nil {
 		return err
 	}
 	if len(o.subscribers) == 0 {
