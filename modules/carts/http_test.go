@@ -189,6 +189,59 @@ func TestCopyOfTheCatalog(t *testing.T) {
 	})
 }
 
+// TestCopyIsOvertaken: what the catalog answers before it changes a product does not get into the copy after that change.
+func TestCopyIsOvertaken(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		for name, news := range map[string]catalogapi.Product{
+			"another price": {Name: "Lamp", Price: pounds(310), OnSale: true, Version: 6},
+			"another name":  {Name: "Light", Price: pounds(300), OnSale: true, Version: 6},
+			"retired":       {Name: "Lamp", Price: pounds(300), Version: 6},
+		} {
+			t.Run(name, func(t *testing.T) {
+				h := open(t, build)
+				me := moduletest.Customer(ann)
+				news.SKU = "LAMP"
+				was := catalogapi.Product{SKU: "LAMP", Name: "Lamp", Price: pounds(300), OnSale: true, Version: 5}
+				questions := 0
+				h.Answer("catalog.get_products.v1", func([]byte) (any, error) {
+					if questions++; questions > 1 {
+						return catalogapi.Products{Products: []catalogapi.Product{news}}, nil
+					}
+					h.Deliver(t, catalogapi.ProductChanged{SKU: "LAMP", Name: "Lamp", Version: 4}, catalogapi.PriceChanged{SKU: "LAMP", New: pounds(300), Version: 5})
+					switch {
+					case news.Price != was.Price:
+						h.Deliver(t, catalogapi.PriceChanged{SKU: "LAMP", New: news.Price, Version: 6})
+					case news.Name != was.Name:
+						h.Deliver(t, catalogapi.ProductChanged{SKU: "LAMP", Name: news.Name, Version: 6})
+					default:
+						h.Deliver(t, catalogapi.ProductRetired{SKU: "LAMP", Version: 6})
+					}
+					return catalogapi.Products{Products: []catalogapi.Product{was}}, nil
+				})
+				put := func() moduletest.Response {
+					return h.Do("POST", "/api/carts/mine/lines", me, fields{"sku": "LAMP", "quantity": 1}, "Idempotency-Key", "k")
+				}
+				if r := put().Want(t, 503); r.Header.Get("Retry-After") == "" {
+					t.Error("it is not said when to come back")
+				}
+				if !news.OnSale {
+					put().Want(t, 409)
+				} else {
+					put().Want(t, 200)
+					want := []line{{SKU: "LAMP", Name: news.Name, Quantity: 1, Price: news.Price, OnSale: true}}
+					if diff := cmp.Diff(want, mine(t, h, ann).Lines); diff != "" {
+						t.Errorf("(-want +got):\n%s", diff)
+					}
+				}
+				if questions != 2 {
+					t.Errorf("asked %d times, want 2", questions)
+				}
+			})
+		}
+	})
+}
+
 func TestOrdered(t *testing.T) {
 	t.Parallel()
 	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {

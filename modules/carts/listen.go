@@ -14,15 +14,15 @@ func (c *carts) productAdded(_ context.Context, w *unit.Work, e catalogapi.Produ
 }
 
 func (c *carts) productChanged(_ context.Context, w *unit.Work, e catalogapi.ProductChanged) error {
-	return amend(w, e.SKU, e.Version, map[string]any{"name": e.Name})
+	return amend(w, e.SKU, e.Version, "name = ?", e.Name)
 }
 
 func (c *carts) priceChanged(_ context.Context, w *unit.Work, e catalogapi.PriceChanged) error {
-	return amend(w, e.SKU, e.Version, map[string]any{"price_amount": e.New.Amount, "price_currency": e.New.Currency})
+	return amend(w, e.SKU, e.Version, "price_amount = ?, price_currency = CASE WHEN products.price_currency = '' THEN '' ELSE ? END", e.New.Amount, e.New.Currency)
 }
 
 func (c *carts) productRetired(_ context.Context, w *unit.Work, e catalogapi.ProductRetired) error {
-	return amend(w, e.SKU, e.Version, map[string]any{"on_sale": false})
+	return amend(w, e.SKU, e.Version, "on_sale = ?", false)
 }
 
 // orderPlaced takes what was ordered out of the cart that the order was made of. Orders without a cart concern nobody here.

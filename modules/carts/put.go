@@ -2,6 +2,7 @@ package carts
 
 import (
 	"context"
+	"time"
 
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/rest"
@@ -28,6 +29,10 @@ func (c *carts) put(ctx context.Context, ifMatch, text string, fn func(cart.Cart
 		}
 		// Read here and not before: the price may have changed in between.
 		p, err := product(w.DB, sku)
+		if errs.Is(err, errs.NotFound) {
+			// What the catalog has answered was overtaken by news, and did not get into the copy.
+			return cart.Cart{}, errs.New(errs.Unavailable, "the product has changed at the same time").After(time.Second)
+		}
 		if err != nil {
 			return cart.Cart{}, err
 		}

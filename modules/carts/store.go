@@ -178,7 +178,7 @@ func forget(w *unit.Work, customerID string) error {
 // product reads a product of the copy; errs.NotFound if the copy lacks it.
 func product(db *gorm.DB, sku string) (cart.Product, error) {
 	var row productRow
-	err := db.Where("sku = ?", sku).Take(&row).Error
+	err := db.Where("sku = ? AND price_currency <> ''", sku).Take(&row).Error
 	switch {
 	case errors.Is(err, gorm.ErrRecordNotFound):
 		return cart.Product{}, errs.New(errs.NotFound, "no such product")
@@ -193,18 +193,21 @@ func learn(w *unit.Work, p catalogapi.Product) error {
 	err := w.DB.Exec(`INSERT INTO products (sku, name, price_amount, price_currency, on_sale, version) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (sku) DO UPDATE SET name = excluded.name, price_amount = excluded.price_amount, price_currency = excluded.price_currency,
 			on_sale = excluded.on_sale, version = excluded.version
-		WHERE products.version < excluded.version`, p.SKU, p.Name, p.Price.Amount, p.Price.Currency, p.OnSale, p.Version).Error
+		WHERE products.version < excluded.version OR (products.version = excluded.version AND products.price_currency = '')`, p.SKU, p.Name, p.Price.Amount, p.Price.Currency, p.OnSale, p.Version).Error
 	if err != nil {
 		return fmt.Errorf("learn product %s: %w", p.SKU, err)
 	}
 	return nil
 }
 
-// amend changes part of a product, unless something newer is known of it. One that the copy lacks is left alone: the
-// whole of it is asked for when a customer wants it.
-func amend(w *unit.Work, sku string, version int64, part map[string]any) error {
-	part["version"] = version
-	if err := w.DB.Model(&productRow{}).Where("sku = ? AND version < ?", sku, version).Updates(part).Error; err != nil {
+// amend changes part of a product, unless something newer is known of it. The whole of one that the copy lacks is asked for
+// when a customer wants it. Until then its version is kept, without a currency: somebody may have asked already, and the answer
+// may be older than this change.
+func amend(w *unit.Work, sku string, version int64, set string, values ...any) error {
+	args := append([]any{sku, false, version}, values...)
+	err := w.DB.Exec(`INSERT INTO products (sku, name, price_amount, price_currency, on_sale, version) VALUES (?, '', 0, '', ?, ?)
+		ON CONFLICT (sku) DO UPDATE SET `+set+`, version = excluded.version WHERE products.version < excluded.version`, args...).Error
+	if err != nil {
 		return fmt.Errorf("learn of product %s: %w", sku, err)
 	}
 	return nil

@@ -56,7 +56,11 @@ func (s *service) orderCancelled(_ context.Context, w *unit.Work, e ordersapi.Or
 	return s.notify(w, e.CustomerID, letter.Cancelled, letter.Data{Order: e.OrderID})
 }
 
+// paymentRefunded tells of money; that none was left to go back is no news.
 func (s *service) paymentRefunded(_ context.Context, w *unit.Work, e paymentsapi.PaymentRefunded) error {
+	if e.Amount.Amount == 0 {
+		return nil
+	}
 	return s.notify(w, e.CustomerID, letter.Refund, letter.Data{Order: e.OrderID, Amount: e.Amount})
 }
 

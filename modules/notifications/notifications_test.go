@@ -100,7 +100,8 @@ func TestStoryOfAnOrder(t *testing.T) {
 		h := open(t, usual)
 		h.Deliver(t, ada(), confirmed("o1", "ada"), shippingapi.ShipmentDispatched{OrderID: "o1", CustomerID: "ada", Carrier: "DHL", Tracking: "JD014"},
 			shippingapi.ShipmentDelivered{OrderID: "o1", CustomerID: "ada"}, ordersapi.OrderRejected{OrderID: "o2", CustomerID: "ada", Reason: "payment_declined"},
-			ordersapi.OrderCancelled{OrderID: "o3", CustomerID: "ada"}, paymentsapi.PaymentRefunded{OrderID: "o3", CustomerID: "ada", Amount: money.Of(765, "GBP")})
+			ordersapi.OrderCancelled{OrderID: "o3", CustomerID: "ada"}, paymentsapi.PaymentRefunded{OrderID: "o3", CustomerID: "ada", Amount: money.Of(765, "GBP")},
+			paymentsapi.PaymentRefunded{OrderID: "o1", CustomerID: "ada", Amount: money.Of(0, "GBP")}) // nothing was left to pay back
 		h.Settle()
 		want := map[string]int64{"welcome sent": 1, "receipt sent": 1, "tracking sent": 1, "delivered sent": 1, "rejected sent": 1, "cancelled sent": 1, "refund sent": 1}
 		if diff := cmp.Diff(counts(t, h), want); diff != "" {

@@ -21,8 +21,12 @@
 // dispatch and cancellation was first is decided by the lock of the shipment, there. Only an order whose goods were stopped
 // is cancelled; one whose goods have left stays confirmed, and can be returned.
 //
+// Units may also come back before the goods have left. Shipping leaves the rest to staff then, and is told to keep the goods
+// when nothing is left of them. If they leave before it has heard of that, the order tells both: shipped, and returned.
+//
 // A return is settled when its units are on the shelf and its money went back, or the card provider has refused that
-// (refund_refused): then staff pay it back in another way.
+// (refund_refused): then staff pay it back in another way. Where staff have paid back a part of the payment before, a return gets
+// what is left of it, be it nothing; its refund and the order's are what payments says then.
 //
 // So it is on a way back: an order whose money the provider refuses to give back is rejected or cancelled all the same, with
 // its stock released and the mark refund_refused. The mark goes when payments has settled: when staff have written down

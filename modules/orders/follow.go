@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -41,7 +42,7 @@ func (o *orders) follow(ctx context.Context, in *followInput) (*huma.StreamRespo
 		hc.SetHeader("Cache-Control", "no-store")
 		hc.SetHeader("X-Accel-Buffering", "no")
 		hc.SetStatus(http.StatusOK)
-		out := newEventWriter(hc)
+		out := newEventWriter(hc.BodyWriter())
 		if err := o.stream(hc.Context(), in, rows, ring, out); err != nil && hc.Context().Err() == nil {
 			o.log.WarnContext(hc.Context(), "following an order ended", "order", in.ID, "error", err)
 		}
@@ -108,13 +109,13 @@ func (o *orders) version(ctx context.Context, id string) (int64, error) {
 
 // eventWriter writes server-sent events, each at once.
 type eventWriter struct {
-	hc      huma.Context
+	out     io.Writer
 	control *http.ResponseController
 }
 
-func newEventWriter(hc huma.Context) *eventWriter {
-	w := &eventWriter{hc: hc}
-	if rw, ok := hc.BodyWriter().(http.ResponseWriter); ok {
+func newEventWriter(out io.Writer) *eventWriter {
+	w := &eventWriter{out: out}
+	if rw, ok := out.(http.ResponseWriter); ok {
 		w.control = http.NewResponseController(rw)
 	}
 	return w
@@ -137,13 +138,18 @@ func (w *eventWriter) write(text string) error {
 		// Not every writer knows deadlines; then the server's own holds.
 		_ = w.control.SetWriteDeadline(time.Now().Add(followWrite))
 	}
-	if _, err := w.hc.BodyWriter().Write([]byte(text)); err != nil {
+	if _, err := io.WriteString(w.out, text); err != nil {
 		return err
 	}
 	if w.control == nil {
 		return nil
 	}
-	return w.control.Flush()
+	if err := w.control.Flush(); err != nil {
+		return err
+	}
+	// Taken off again: HTTP/2 resets a stream whose time to write has passed, also while nobody writes.
+	_ = w.control.SetWriteDeadline(time.Time{})
+	return nil
 }
 
 // bell wakes those who follow an order when this process has committed something of it.

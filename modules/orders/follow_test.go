@@ -2,12 +2,16 @@ package orders
 
 import (
 	"bufio"
+	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/banyan-go/banyan/internal/identity"
@@ -129,6 +133,75 @@ func TestFollowLive(t *testing.T) {
 		// the stream ends by itself
 	}
 }
+
+// TestFollowSilence: a stream lives through a silence that is longer than a client may take to read, over HTTP/1 and HTTP/2.
+func TestFollowSilence(t *testing.T) {
+	t.Parallel()
+	for _, version := range []int{1, 2} {
+		t.Run(fmt.Sprintf("HTTP %d", version), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var protocols http.Protocols
+				protocols.SetHTTP1(version == 1)
+				protocols.SetUnencryptedHTTP2(version == 2)
+				pipes := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+				server := &http.Server{Protocols: &protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					out := newEventWriter(w)
+					for range 3 {
+						if err := out.write(": still here\n\n"); err != nil {
+							t.Errorf("write: %v", err)
+						}
+						select {
+						case <-time.After(followHeartbeat):
+						case <-r.Context().Done():
+						}
+					}
+				})}
+				go func() { _ = server.Serve(pipes) }()
+				client := &http.Transport{Protocols: &protocols, DialContext: pipes.dial}
+				res, err := (&http.Client{Transport: client}).Get("http://orders.test/")
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(res.Body)
+				if want := strings.Repeat(": still here\n\n", 3); err != nil || string(got) != want || res.ProtoMajor != version {
+					t.Errorf("HTTP %d: %q, %v, want %q", res.ProtoMajor, got, err, want)
+				}
+				_ = res.Body.Close()
+				client.CloseIdleConnections()
+				_ = server.Close()
+			})
+		})
+	}
+}
+
+// pipeListener connects a client and a server without a network, so that a test can let time pass.
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (l *pipeListener) dial(context.Context, string, string) (net.Conn, error) {
+	near, far := net.Pipe()
+	l.conns <- far
+	return near, nil
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error {
+	close(l.closed)
+	return nil
+}
+
+func (*pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 func TestBell(t *testing.T) {
 	t.Parallel()

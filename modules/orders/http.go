@@ -108,7 +108,7 @@ type Summary struct {
 	Reference     string      `json:"reference,omitempty"`
 	ReferenceTime *time.Time  `json:"reference_time,omitempty"`
 	Total         money.Money `json:"total"`
-	Refunded      money.Money `json:"refunded" doc:"Asked back by returns"`
+	Refunded      money.Money `json:"refunded" doc:"Of its returns; refunds that staff give are with the payment"`
 	RefundRefused bool        `json:"refund_refused,omitempty" doc:"It was rejected or cancelled, and the card provider did not give the money back: staff pay it in another way"`
 	LineCount     int64       `json:"line_count"`
 	Units         int64       `json:"units"`
@@ -156,7 +156,7 @@ type returnBody struct {
 	OrderID   string      `json:"order_id"`
 	By        string      `json:"by" enum:"customer,staff,shop"`
 	Lines     []lineBody  `json:"lines"`
-	Refund    money.Money `json:"refund"`
+	Refund    money.Money `json:"refund" doc:"What goes back: the price of the units; less if staff have paid back a part of the payment before"`
 	Refunded  bool        `json:"refunded" doc:"The money went back"`
 	Refused   bool        `json:"refund_refused" doc:"The card provider did not give it back: staff pay it in another way"`
 	Restocked bool        `json:"restocked" doc:"The units are on the shelf"`

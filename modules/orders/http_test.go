@@ -98,6 +98,10 @@ func TestPlace(t *testing.T) {
 			{"staff, a total that overflows", moduletest.Staff, body{"customer_id": ann.Subject, "lines": lines{lineAt("jar", 1_000_000, 99_999_999_999)}}, 422, "body.lines"},
 			{"staff, two currencies", moduletest.Staff, body{"customer_id": ann.Subject, "lines": lines{lineAt("jar", 1, 1), {"sku": "bag", "quantity": 1, "price": money.Of(1, "EUR")}}}, 422, "body.lines[1].price.currency"},
 			{"staff, free of charge", moduletest.Staff, body{"customer_id": ann.Subject, "lines": lines{lineAt("jar", 1, 0)}}, 422, "body.lines"},
+			{"staff, before the first year", moduletest.Staff, body{"customer_id": ann.Subject, "lines": one, "reference_time": "0000-01-01T00:00:00+05:00"}, 422, "body.reference_time"},
+			{"staff, in the year 0", moduletest.Staff, body{"customer_id": ann.Subject, "lines": one, "reference_time": "0000-12-31T23:59:59Z"}, 422, "body.reference_time"},
+			{"staff, after the last year", moduletest.Staff, body{"customer_id": ann.Subject, "lines": one, "reference_time": "9999-12-31T23:59:59-05:00"}, 422, "body.reference_time"},
+			{"staff, no time", moduletest.Staff, body{"customer_id": ann.Subject, "lines": one, "reference_time": "yesterday"}, 422, "body.reference_time"},
 			{"staff, odd customer", moduletest.Staff, body{"customer_id": "x'; DROP TABLE", "lines": one}, 422, "body.customer_id"},
 		} {
 			if c.body["card"] == nil {
@@ -151,8 +155,44 @@ func TestPlace(t *testing.T) {
 		if len(p.Errors) != 1 || p.Errors[0].Path != "body.reference" {
 			t.Errorf("refused because of %+v", p)
 		}
+		for _, at := range []string{"0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"} {
+			var first orderReply
+			o := s.place(moduletest.Staff, body{"customer_id": bob.Subject, "reference_time": at, "lines": one})
+			s.Do("GET", "/api/orders/"+o.ID+"?version=1", bob, nil).Want(t, 200).Into(t, &first)
+			if now := s.get(o.ID); now.ReferenceTime != at || first.ReferenceTime != at {
+				t.Errorf("reference time %s, and %s at first, want %s", now.ReferenceTime, first.ReferenceTime, at)
+			}
+		}
 		s.Do("GET", "/api/orders/"+o.ID, bob, nil).Want(t, 200)
 		s.Do("GET", "/api/orders/"+o.ID, ann, nil).Want(t, 404)
+	})
+}
+
+// TestPriceIsOvertaken: what the catalog answers before it changes a product does not get into the copy after that change.
+func TestPriceIsOvertaken(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		s := openShop(t, open)
+		answer := func(price int64, version int64, meanwhile ...message.Event) {
+			s.Answer("catalog.get_products.v1", func([]byte) (any, error) {
+				s.Deliver(t, meanwhile...)
+				return catalogapi.Products{Products: []catalogapi.Product{{SKU: "new", Name: "a new one", Price: gbp(price), OnSale: true, Version: version}}}, nil
+			})
+		}
+		order := func(want int64) {
+			t.Helper()
+			if o := s.place(ann, map[string]any{"lines": lines{line("new", 1)}}); o.Total != gbp(want) {
+				t.Errorf("total %+v, want %d", o.Total, want)
+			}
+		}
+		answer(7, 5, catalogapi.ProductChanged{SKU: "new", Name: "an old one", Version: 4}, catalogapi.PriceChanged{SKU: "new", New: gbp(9), Version: 6})
+		order(7) // as it was asked for
+		answer(9, 6)
+		order(9)
+		answer(1, 9)
+		order(9) // known by now
+		s.Deliver(t, catalogapi.ProductRetired{SKU: "new", Version: 7})
+		s.Do("POST", "/api/orders", ann, map[string]any{"card": "tok_visa", "lines": lines{line("new", 1)}}).Want(t, 422)
 	})
 }
 
@@ -271,7 +311,7 @@ func TestReturns(t *testing.T) {
 		if got := s.get(o.ID); got.Settled || !got.Returns[0].Restocked || got.ReturnState != "partly_returned" || got.Refunded != gbp(416) || got.Lines[0].Returned != 4 {
 			t.Errorf("order %+v", got)
 		}
-		s.Deliver(t, paymentsapi.PaymentRefunded{OrderID: o.ID, RefundID: r.ID}, paymentsapi.PaymentRefunded{OrderID: o.ID, RefundID: r.ID}, paymentsapi.PaymentRefunded{OrderID: o.ID, RefundID: "void"})
+		s.Deliver(t, paymentsapi.PaymentRefunded{OrderID: o.ID, RefundID: r.ID, Amount: gbp(416)}, paymentsapi.PaymentRefunded{OrderID: o.ID, RefundID: r.ID, Amount: gbp(416)}, paymentsapi.PaymentRefunded{OrderID: o.ID, RefundID: "void"})
 		if got := s.get(o.ID); !got.Settled || !got.Returns[0].Settled {
 			t.Errorf("order %+v", got)
 		}
@@ -294,6 +334,65 @@ func TestReturns(t *testing.T) {
 		}
 		if got := s.get(o.ID); got.ReturnState != "returned" || got.Refunded != got.Total || got.Settled {
 			t.Errorf("order %+v", got)
+		}
+	})
+}
+
+// TestReturnedBeforeItLeaves: when nothing is left of an order whose goods are still here, shipping is told to keep them.
+func TestReturnedBeforeItLeaves(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		s := openShop(t, open)
+		giveBack := func(id string, of ...map[string]any) {
+			t.Helper()
+			body := map[string]any{"return_id": message.NewID(), "lines": lines(of)}
+			var r returnReply
+			s.Do("POST", "/api/orders/"+id+"/returns", moduletest.Staff, body).Want(t, 201).Into(t, &r)
+			s.Do("POST", "/api/orders/"+id+"/returns", moduletest.Staff, body).Want(t, 201)
+			s.Deliver(t, paymentsapi.PaymentRefunded{OrderID: id, RefundID: r.ID, Amount: r.Refund}, inventoryapi.StockReturned{OrderID: id, ReturnID: r.ID})
+		}
+		stops := func(id string) (n int) {
+			for _, name := range s.sent(id) {
+				if name == "shipping.cancel_shipment" {
+					n++
+				}
+			}
+			return n
+		}
+		var ids []string
+		for range 3 {
+			o := s.jars()
+			s.confirm(o.ID)
+			ids = append(ids, o.ID)
+		}
+		here, gone, leaving := ids[0], ids[1], ids[2]
+		giveBack(here, lineAt("jar", 10, 104), lineAt("bag", 1, 208))
+		if n := stops(here); n != 0 {
+			t.Errorf("the goods of an order that came back in part are stopped %d times", n)
+		}
+		giveBack(here, lineAt("bag", 2, 208))
+		if ask := last[shippingapi.CancelShipment](s, "shipping.cancel_shipment.v1"); stops(here) != 1 || ask != (shippingapi.CancelShipment{OrderID: here, CustomerID: ann.Subject}) {
+			t.Errorf("stopped %d times: %+v", stops(here), ask)
+		}
+		s.Deliver(t, stopped(here))
+		if got := s.get(here); got.Status != "confirmed" || got.Fulfilment != "not_shipped" || got.ReturnState != "returned" || !got.Settled {
+			t.Errorf("kept here: %+v", got)
+		}
+
+		s.Deliver(t, shippingapi.ShipmentDispatched{ShipmentID: "s", OrderID: gone})
+		giveBack(gone, lineAt("jar", 10, 104), lineAt("bag", 3, 208))
+		if n := stops(gone); n != 0 {
+			t.Errorf("goods that have left are stopped %d times", n)
+		}
+
+		// They leave before shipping hears of it: what happened is told.
+		giveBack(leaving, lineAt("jar", 10, 104), lineAt("bag", 3, 208))
+		s.Deliver(t, shippingapi.ShipmentDispatched{ShipmentID: "s", OrderID: leaving}, left(leaving))
+		if got := s.get(leaving); got.Status != "confirmed" || got.Fulfilment != "shipped" || got.ReturnState != "returned" || !got.Settled || stops(leaving) != 1 {
+			t.Errorf("left meanwhile: %+v, stopped %d times", got, stops(leaving))
+		}
+		if n := s.DeadLetters(); n != 0 {
+			t.Errorf("%d dead letters", n)
 		}
 	})
 }
@@ -336,6 +435,60 @@ func TestRefundRefused(t *testing.T) {
 		}
 		if history := s.Do("GET", "/api/orders/"+o.ID+"/history", moduletest.Staff, nil); !strings.Contains(string(history.Body), `"type":"return_refund_refused"`) || !strings.Contains(string(history.Body), "account_closed") {
 			t.Errorf("the history does not tell it: %s", history.Body)
+		}
+	})
+}
+
+// TestLessRefunded: where staff have paid back a part of the payment before, a return gets what is left, and the books say so.
+func TestLessRefunded(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		s := openShop(t, open, func(c *Config) { c.SnapshotEvery = 3 })
+		o := s.jars()
+		s.confirm(o.ID)
+		s.Deliver(t, paymentsapi.PaymentRefunded{OrderID: o.ID, RefundID: "goodwill", Amount: gbp(1364)})
+		var first, second, third returnReply
+		for _, r := range []struct {
+			lines  lines
+			into   *returnReply
+			answer func(id string) message.Event
+		}{
+			{lines{lineAt("jar", 1, 104)}, &first, func(id string) message.Event {
+				return paymentsapi.PaymentRefunded{OrderID: o.ID, RefundID: id, Amount: gbp(104)}
+			}},
+			{lines{lineAt("jar", 9, 104)}, &second, func(id string) message.Event {
+				return paymentsapi.RefundRefused{OrderID: o.ID, RefundID: id, Amount: gbp(196), Reason: "account_closed"}
+			}},
+			{lines{lineAt("bag", 3, 208)}, &third, func(id string) message.Event {
+				return paymentsapi.PaymentRefunded{OrderID: o.ID, RefundID: id, Amount: gbp(0)}
+			}},
+		} {
+			s.Do("POST", "/api/orders/"+o.ID+"/returns", moduletest.Staff, map[string]any{"lines": r.lines}).Want(t, 201).Into(t, r.into)
+			s.Deliver(t, r.answer(r.into.ID), inventoryapi.StockReturned{OrderID: o.ID, ReturnID: r.into.ID}, r.answer(r.into.ID))
+		}
+		now := s.get(o.ID)
+		if r := now.Returns; !now.Settled || now.Refunded != gbp(300) || r[0].Refund != gbp(104) || r[1].Refund != gbp(196) || !r[1].Refused || r[2].Refund != gbp(0) || !r[2].Refunded {
+			t.Errorf("order %+v", now)
+		}
+		var last orderReply
+		s.Do("GET", fmt.Sprintf("/api/orders/%s?version=%d", o.ID, now.Version), moduletest.Staff, nil).Into(t, &last)
+		if diff := cmp.Diff(now, last); diff != "" {
+			t.Errorf("the read model and the events differ (-view +events):\n%s", diff)
+		}
+		orders, returns := s.rows("order_view"), s.rows("return_view")
+		if err := s.projections.Rebuild(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([][]string{s.rows("order_view"), s.rows("return_view")}, [][]string{orders, returns}); diff != "" {
+			t.Errorf("after a rebuild (-got +want):\n%s", diff)
+		}
+		var sum reportBody
+		s.Do("GET", "/api/orders/reports/summary", moduletest.Staff, nil).Into(t, &sum)
+		if sum.Unsettled != 0 || sum.Refunded != gbp(300) || sum.ReturnedUnits != 13 {
+			t.Errorf("report %+v", sum)
+		}
+		if r := s.Do("GET", "/api/orders/"+o.ID+"/events", ann, nil).Want(t, 200); !strings.Contains(string(r.Body), "event: end") {
+			t.Errorf("the stream does not end: %s", r.Body)
 		}
 	})
 }

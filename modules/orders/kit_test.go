@@ -74,6 +74,7 @@ type orderReply struct {
 	CustomerID                                      string `json:"customer_id"`
 	ReturnState                                     string `json:"return_state"`
 	PlacedBy                                        string `json:"placed_by"`
+	ReferenceTime                                   string `json:"reference_time"`
 	Version                                         int64
 	Settled                                         bool
 	RefundRefused                                   bool `json:"refund_refused"`

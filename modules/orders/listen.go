@@ -63,12 +63,12 @@ func (o *orders) record(ctx context.Context, w *unit.Work, orderID string, facts
 }
 
 func (o *orders) onPaymentRefunded(ctx context.Context, w *unit.Work, e paymentsapi.PaymentRefunded) error {
-	return o.record(ctx, w, e.OrderID, func(x *order.Order) []order.Event { return x.RefundReturn(e.RefundID) })
+	return o.record(ctx, w, e.OrderID, func(x *order.Order) []order.Event { return x.RefundReturn(e.RefundID, e.Amount) })
 }
 
 func (o *orders) onRefundRefused(ctx context.Context, w *unit.Work, e paymentsapi.RefundRefused) error {
 	return o.answer(ctx, w, e.OrderID, input{
-		what: checkout.RefundRefused, refusal: e.Reason, fact: func(x *order.Order) []order.Event { return x.RefuseRefund(e.RefundID, e.Reason) },
+		what: checkout.RefundRefused, refusal: e.Reason, fact: func(x *order.Order) []order.Event { return x.RefuseRefund(e.RefundID, e.Amount, e.Reason) },
 	})
 }
 
@@ -106,7 +106,7 @@ func (o *orders) onProductChanged(_ context.Context, w *unit.Work, e catalogapi.
 }
 
 func (o *orders) onPriceChanged(_ context.Context, w *unit.Work, e catalogapi.PriceChanged) error {
-	return changePrice(w, e.SKU, e.Version, "amount = ?, currency = ?", e.New.Amount, e.New.Currency)
+	return changePrice(w, e.SKU, e.Version, "amount = ?, currency = CASE WHEN price.currency = '' THEN '' ELSE ? END", e.New.Amount, e.New.Currency)
 }
 
 func (o *orders) onProductRetired(_ context.Context, w *unit.Work, e catalogapi.ProductRetired) error {

@@ -100,7 +100,7 @@ func (o *orders) products(ctx context.Context, lines []placeLine) (known map[str
 		Currency string
 		OnSale   bool
 	}
-	if err := o.store.Read(ctx).Raw("SELECT sku, name, amount, currency, on_sale FROM price WHERE sku IN ?", skus).Scan(&rows).Error; err != nil {
+	if err := o.store.Read(ctx).Raw("SELECT sku, name, amount, currency, on_sale FROM price WHERE sku IN ? AND currency <> ''", skus).Scan(&rows).Error; err != nil {
 		return nil, nil, fmt.Errorf("read prices: %w", err)
 	}
 	for _, r := range rows {
@@ -135,7 +135,7 @@ func keepPrices(w *unit.Work, products []catalogapi.Product) error {
 	}
 	err := insert(w.DB, "price (sku, name, amount, currency, on_sale, version)", 6, args, ` ON CONFLICT (sku) DO UPDATE SET
 		name = excluded.name, amount = excluded.amount, currency = excluded.currency, on_sale = excluded.on_sale, version = excluded.version
-		WHERE price.version < excluded.version`)
+		WHERE price.version < excluded.version OR (price.version = excluded.version AND price.currency = '')`)
 	if err != nil {
 		return fmt.Errorf("keep prices: %w", err)
 	}
@@ -143,10 +143,13 @@ func keepPrices(w *unit.Work, products []catalogapi.Product) error {
 }
 
 // changePrice changes a product in the copy, unless it knows a newer version. One that is not there is asked for
-// when somebody orders it.
+// when somebody orders it. Until then its version is kept, without a currency: somebody may have asked already, and the answer
+// may be older than this change.
 func changePrice(w *unit.Work, sku string, version int64, set string, values ...any) error {
-	args := append(values, version, sku, version)
-	if err := w.DB.Exec("UPDATE price SET "+set+", version = ? WHERE sku = ? AND version < ?", args...).Error; err != nil {
+	args := append([]any{sku, false, version}, values...)
+	err := w.DB.Exec(`INSERT INTO price (sku, name, amount, currency, on_sale, version) VALUES (?, '', 0, '', ?, ?)
+		ON CONFLICT (sku) DO UPDATE SET `+set+`, version = excluded.version WHERE price.version < excluded.version`, args...).Error
+	if err != nil {
 		return fmt.Errorf("keep price of %s: %w", sku, err)
 	}
 	return nil

@@ -121,5 +121,5 @@ func (s *shop) giveBack(id string, quantity int64) {
 	var r returnReply
 	s.Do("POST", "/api/orders/"+id+"/returns", moduletest.Staff, map[string]any{"lines": lines{lineAt("jar", quantity, 104)}, "reason": "too many"}).Want(s.t, 201).Into(s.t, &r)
 	s.Clock.Advance(time.Second)
-	s.Deliver(s.t, paymentsapi.PaymentRefunded{OrderID: id, RefundID: r.ID}, inventoryapi.StockReturned{OrderID: id, ReturnID: r.ID})
+	s.Deliver(s.t, paymentsapi.PaymentRefunded{OrderID: id, RefundID: r.ID, Amount: r.Refund}, inventoryapi.StockReturned{OrderID: id, ReturnID: r.ID})
 }

@@ -25,7 +25,7 @@ type reportBody struct {
 	Units             int64            `json:"units" doc:"Of confirmed orders, with those that came back"`
 	Total             money.Money      `json:"total" doc:"Of confirmed orders, with what was refunded"`
 	ReturnedUnits     int64            `json:"returned_units"`
-	Refunded          money.Money      `json:"refunded" doc:"Asked back by returns"`
+	Refunded          money.Money      `json:"refunded" doc:"Of returns"`
 	Unsettled         int64            `json:"unsettled" doc:"Orders whose checkout, cancellation or return is still under way"`
 	ByStatus          map[string]int64 `json:"by_status" doc:"Number of all orders by status"`
 	OrdersByReturn    map[string]int64 `json:"orders_by_return" doc:"Number of confirmed orders by return_state"`
@@ -87,7 +87,7 @@ type customerBody struct {
 	CustomerID string      `json:"customer_id"`
 	Orders     int64       `json:"orders" doc:"Confirmed ones"`
 	Paid       money.Money `json:"paid" doc:"For them, with what was refunded"`
-	Refunded   money.Money `json:"refunded" doc:"Asked back by returns"`
+	Refunded   money.Money `json:"refunded" doc:"Of returns"`
 }
 
 type byCustomerInput struct{ rest.Page }

@@ -14,9 +14,11 @@ import (
 	"github.com/banyan-go/banyan/modules/inventory/inventoryapi"
 	"github.com/banyan-go/banyan/modules/orders/internal/order"
 	"github.com/banyan-go/banyan/modules/payments/paymentsapi"
+	"github.com/banyan-go/banyan/modules/shipping/shippingapi"
 )
 
-// takeBack accepts returned units: their price goes back to the customer, they go back on the shelf.
+// takeBack accepts returned units: their price goes back to the customer, they go back on the shelf. If nothing
+// is left of an order that is still here, its shipment is stopped; should the goods have left by then, that is told as it is.
 func (o *orders) takeBack(ctx context.Context, in *returnInput) (*rest.Answer[returnBody], error) {
 	return rest.Commit(ctx, o.store, func(ctx context.Context, w *unit.Work) (returnBody, error) {
 		s, err := o.load(w, in.ID)
@@ -53,6 +55,9 @@ func (o *orders) takeBack(ctx context.Context, in *returnInput) (*rest.Answer[re
 			w.Send(paymentsapi.Refund{OrderID: s.id, RefundID: id, Amount: made.Refund, Reason: "returned"})
 		}
 		w.Send(inventoryapi.Restock{OrderID: s.id, ReturnID: id, Lines: stockLines(made.Lines)})
+		if s.order.Fulfilment == order.NotShipped && s.order.ReturnState() == order.AllReturned {
+			w.Send(shippingapi.CancelShipment{OrderID: s.id, CustomerID: s.order.CustomerID})
+		}
 		return returnBodyOf(s.id, s.order.CustomerID, made, in.Body.Reason), nil
 	})
 }

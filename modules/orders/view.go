@@ -115,9 +115,9 @@ func project(w *unit.Work, s *stream, was int64, events []order.Event) error {
 		case order.Returned:
 			err = projectReturn(w.DB, s, e)
 		case order.ReturnRefunded:
-			err = w.DB.Exec("UPDATE return_view SET refunded = ?, refund_refused = ? WHERE return_id = ?", true, false, e.ReturnID).Error
+			err = projectRefund(w.DB, s, e.ReturnID)
 		case order.ReturnRefundRefused:
-			err = w.DB.Exec("UPDATE return_view SET refund_refused = ? WHERE return_id = ?", true, e.ReturnID).Error
+			err = projectRefund(w.DB, s, e.ReturnID)
 		case order.ReturnRestocked:
 			err = w.DB.Exec("UPDATE return_view SET restocked = ? WHERE return_id = ?", true, e.ReturnID).Error
 		}
@@ -148,6 +148,11 @@ func projectReturn(db *gorm.DB, s *stream, e order.Returned) error {
 		}
 	}
 	return nil
+}
+
+func projectRefund(db *gorm.DB, s *stream, returnID string) error {
+	r, _ := s.order.Return(returnID)
+	return db.Exec("UPDATE return_view SET refund = ?, refunded = ?, refund_refused = ? WHERE return_id = ?", r.Refund.Amount, r.Refunded, r.RefundRefused, returnID).Error
 }
 
 const (

@@ -24,9 +24,10 @@
 // # What events say
 //
 // PaymentSettled.Refunded is all that went back to the customer of the voided order, earlier refunds included. The refund
-// that a void makes is told by PaymentSettled alone. PaymentRefunded of zero answers a refund that a void covers. A
-// command that is repeated is answered once. A refund that the provider refuses is told by RefundRefused, whoever asked for it, that
-// of a void too. It stays visible (reports, state refused) and its amount stays with the payment until staff refund it anew, to
+// that a void makes is told by PaymentSettled alone. An order's refund gets what is left of the payment, because staff may have
+// given a part back before; the event says what moved. PaymentRefunded of zero answers a refund for which nothing was left, or
+// that a void covers. A command that is repeated is answered once. A refund that the provider refuses is told by
+// RefundRefused, whoever asked for it, that of a void too. It stays visible (reports, state refused) and its amount stays with the payment until staff refund it anew, to
 // the card or outside of it; a voided payment settles only then.
 //
 // # Outside the card

@@ -40,7 +40,7 @@ func TestGivenUpChargeOfAnErasedCustomer(t *testing.T) {
 			t.Fatalf("%d charges were given up, want 2", len(rows))
 		}
 		s.line.cut.Store(false)
-		letters := inbox.New(s.Store, nil, inbox.Policy{}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler), nil, nil)
+		letters := inbox.New(s.Store, nil, inbox.Policy{}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler), func() {}, nil)
 		for _, r := range rows {
 			if strings.Contains(string(r.Message), "tok_visa") {
 				t.Errorf("the letter keeps %s", r.Message)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -103,6 +104,11 @@ func (s *shop) play(scenarios ...scenario) {
 				if e == nil {
 					break
 				}
+				if g, ok := e.(byStaff); ok {
+					s.Do("POST", "/api/payments/"+s.payment(sc.order).ID+"/refunds", moduletest.Staff,
+						map[string]any{"amount": g.amount, "reason": "sorry", "outside": g.outside}).Want(s.t, http.StatusAccepted)
+					continue
+				}
 				s.Deliver(s.t, forOrder(e, sc.order))
 			}
 			more = more || len(scenarios[i].steps) > 0
@@ -135,6 +141,13 @@ func refund(order, id string, amount int64) paymentsapi.Refund {
 	return paymentsapi.Refund{OrderID: order, RefundID: id, Amount: gbp(amount), Reason: "returned"}
 }
 
+// byStaff is a refund that staff give.
+type byStaff struct {
+	message.Event
+	amount  int64
+	outside bool
+}
+
 func void(order string) paymentsapi.Void {
 	return paymentsapi.Void{OrderID: order, Reason: "cancelled"}
 }
@@ -162,15 +175,23 @@ func (s *shop) told(order string) []string {
 			list = append(list, "declined "+moduletest.Decode[paymentsapi.PaymentDeclined](s.t, m).Reason)
 		case "payments.payment_refunded.v1":
 			e := moduletest.Decode[paymentsapi.PaymentRefunded](s.t, m)
-			list = append(list, fmt.Sprintf("refunded %s %d", e.RefundID, e.Amount.Amount))
+			list = append(list, fmt.Sprintf("refunded %s %d", refundID(e.RefundID), e.Amount.Amount))
 		case "payments.refund_refused.v1":
 			e := moduletest.Decode[paymentsapi.RefundRefused](s.t, m)
-			list = append(list, fmt.Sprintf("refused %s %d %s", e.RefundID, e.Amount.Amount, e.Reason))
+			list = append(list, fmt.Sprintf("refused %s %d %s", refundID(e.RefundID), e.Amount.Amount, e.Reason))
 		case "payments.payment_settled.v1":
 			list = append(list, fmt.Sprintf("settled %d", moduletest.Decode[paymentsapi.PaymentSettled](s.t, m).Refunded.Amount))
 		}
 	}
 	return list
+}
+
+// refundID is the id of a refund, or "staff" for one that staff gave: its id is made up.
+func refundID(id string) string {
+	if len(id) == 36 {
+		return "staff"
+	}
+	return id
 }
 
 // seen is what the provider's own record says of a payment ("" for all): how many charges and refunds it approved, and

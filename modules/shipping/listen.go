@@ -16,6 +16,10 @@ func (s *service) orderCancelled(ctx context.Context, w *unit.Work, e ordersapi.
 	return s.callBack(ctx, w, e)
 }
 
+func (s *service) orderReturned(_ context.Context, w *unit.Work, e ordersapi.OrderReturned) error {
+	return hold(w, e.OrderID)
+}
+
 func (s *service) customerErased(ctx context.Context, w *unit.Work, e usersapi.UserErased) error {
 	return s.erase(ctx, w, e)
 }

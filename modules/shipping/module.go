@@ -45,7 +45,7 @@ func Descriptor() module.Descriptor {
 			{ID: "deliver-shipment", Method: "POST", Path: "/api/shipments/{id}/deliver", Class: module.Write, Auth: identity.Staff, Summary: "Note that the customer has the goods"},
 		},
 		Subscriptions: []module.Subscription{
-			{Handler: "orders", Events: []string{"orders.order_confirmed.v1", "orders.order_cancelled.v1"}, Group: 50},
+			{Handler: "orders", Events: []string{"orders.order_confirmed.v1", "orders.order_cancelled.v1", "orders.order_returned.v1"}, Group: 50},
 			{Handler: "customers", Events: []string{"users.user_erased.v1"}},
 		},
 		Timers: []string{timerDispatch, timerErase},
@@ -64,6 +64,7 @@ func New(d module.Deps, cfg Config) *module.Module {
 	module.OnCommand(m, s.cancel)
 	module.OnEvent(m, "orders", s.orderConfirmed)
 	module.OnEvent(m, "orders", s.orderCancelled)
+	module.OnEvent(m, "orders", s.orderReturned)
 	module.OnEvent(m, "customers", s.customerErased)
 	module.OnTimer(m, timerDispatch, s.autoDispatch)
 	module.OnTimer(m, timerErase, s.eraseAgain)

@@ -259,6 +259,58 @@ func TestAutoDispatch(t *testing.T) {
 	})
 }
 
+// TestReturnedBeforeItLeaves: what is left of an order that came back in part does not leave by itself.
+func TestReturnedBeforeItLeaves(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		h := open(t, func(d module.Deps) *module.Module {
+			return New(d, Config{AutoDispatch: time.Hour, Carrier: "Banyan Post"})
+		})
+		back := func(order string) ordersapi.OrderReturned {
+			return ordersapi.OrderReturned{OrderID: order, CustomerID: "c1", ReturnID: "r"}
+		}
+		h.Deliver(t, confirmed("part", "c1"), confirmed("all", "c1"), confirmed("none", "c1"), back("part"), back("part"), back("all"),
+			shippingapi.CancelShipment{OrderID: "all", CustomerID: "c1"}, ordersapi.OrderCancelled{OrderID: "void", CustomerID: "c1"}, back("void"), back("unknown"))
+		h.Advance(time.Hour)
+		h.Deliver(t, back("none"))
+		got := map[string]string{}
+		for _, order := range []string{"part", "all", "none"} {
+			got[order] = shipmentOf(t, h, order).State
+		}
+		if diff := cmp.Diff(got, map[string]string{"part": "pending", "all": "cancelled", "none": "dispatched"}); diff != "" {
+			t.Error(diff)
+		}
+		h.Do("POST", "/api/shipments/"+shipmentOf(t, h, "part").ID+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}).Want(t, 200)
+		h.Do("POST", "/api/shipments/"+shipmentOf(t, h, "all").ID+"/dispatch", moduletest.Staff, map[string]any{"carrier": "DHL"}).Want(t, 409)
+
+		// In the moment in which they leave one of both comes first.
+		orders := make([]string, 20)
+		for i := range orders {
+			orders[i] = fmt.Sprintf("o%d", i)
+			h.Deliver(t, confirmed(orders[i], "c1"))
+		}
+		h.Clock.Advance(time.Hour)
+		for _, order := range orders {
+			h.Deliver(t, back(order))
+		}
+		h.Settle()
+		before := map[string]string{}
+		for _, order := range orders {
+			before[order] = shipmentOf(t, h, order).State
+		}
+		h.Advance(time.Hour)
+		for _, order := range orders {
+			s := shipmentOf(t, h, order)
+			if s.State != before[order] || s.State != "pending" && s.State != "dispatched" {
+				t.Errorf("%s was %s, and is %s", order, before[order], s.State)
+			}
+		}
+		if n := h.DeadLetters(); n != 0 {
+			t.Errorf("%d dead letters", n)
+		}
+	})
+}
+
 func TestErasure(t *testing.T) {
 	t.Parallel()
 	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {

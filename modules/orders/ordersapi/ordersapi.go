@@ -71,7 +71,7 @@ type OrderCancelled struct {
 	At         time.Time `json:"at"`
 }
 
-// OrderReturned: units came back; their price is refunded and they go back on the shelf.
+// OrderReturned: units came back; their price is refunded, or what is left of the payment, and they go back on the shelf.
 type OrderReturned struct {
 	OrderID    string      `json:"order_id"`
 	CustomerID string      `json:"customer_id"`

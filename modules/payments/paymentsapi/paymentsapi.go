@@ -26,7 +26,8 @@ type Charge struct {
 	Card       string      `json:"card" personal:"true"` // token of the card, never a number
 }
 
-// Refund gives part of a captured payment back. Answered by PaymentRefunded or RefundRefused. RefundID makes it happen once.
+// Refund gives part of a captured payment back, or what is left of it if that is less. Answered by PaymentRefunded or
+// RefundRefused, which say how much that is. RefundID makes it happen once.
 type Refund struct {
 	OrderID  string      `json:"order_id"`
 	RefundID string      `json:"refund_id"`
@@ -59,7 +60,7 @@ type PaymentDeclined struct {
 	At         time.Time `json:"at"`
 }
 
-// PaymentRefunded: money went back.
+// PaymentRefunded: money went back; none if nothing was left, or a void covers it.
 type PaymentRefunded struct {
 	OrderID    string      `json:"order_id"`
 	PaymentID  string      `json:"payment_id"`

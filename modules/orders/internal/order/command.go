@@ -48,6 +48,10 @@ func Place(p Placement) (Placed, error) {
 	if len(p.Currency) != 3 || strings.Trim(p.Currency, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
 		return Placed{}, errs.New(errs.Invalid, "this is no currency").With(linePath(0, "price.currency"), "must look like GBP")
 	}
+	if t := p.ReferenceTime; t != nil && (t.UTC().Year() < 1 || t.UTC().Year() > 9999) {
+		// The time as it is written may be in range, in its own zone.
+		return Placed{}, errs.New(errs.Invalid, "this is no time that can be kept").With("body.reference_time", "must be in the years 1 to 9999, in UTC")
+	}
 	lines, total, err := merge(p.Lines, p.Currency)
 	if err != nil {
 		return Placed{}, err
@@ -282,21 +286,23 @@ func SameReturn(r Return, lines []Line) bool {
 	})
 }
 
-// RefundReturn records that the money of a return went back; nothing for a return that is unknown or has it.
-func (o *Order) RefundReturn(id string) []Event {
-	if r := o.find(id); r == nil || r.Refunded {
+// RefundReturn records how much money of a return went back; nothing for a return that is unknown or has it.
+func (o *Order) RefundReturn(id string, amount money.Money) []Event {
+	r := o.find(id)
+	if r == nil || r.Refunded {
 		return nil
 	}
-	return []Event{ReturnRefunded{ReturnID: id}}
+	return []Event{ReturnRefunded{ReturnID: id, Refund: r.less(amount)}}
 }
 
 // RefuseRefund records that the money of a return does not go back by itself; nothing for a return that is unknown or has it, or
 // of which this is known.
-func (o *Order) RefuseRefund(id, reason string) []Event {
-	if r := o.find(id); r == nil || r.Refunded || r.RefundRefused {
+func (o *Order) RefuseRefund(id string, amount money.Money, reason string) []Event {
+	r := o.find(id)
+	if r == nil || r.Refunded || r.RefundRefused {
 		return nil
 	}
-	return []Event{ReturnRefundRefused{ReturnID: id, Reason: reason}}
+	return []Event{ReturnRefundRefused{ReturnID: id, Reason: reason, Refund: r.less(amount)}}
 }
 
 // RestockReturn records that the units of a return are on the shelf; nothing for one that is unknown or has it.

@@ -134,13 +134,15 @@ type Returned struct {
 
 // ReturnRefunded: the price of a return is paid back.
 type ReturnRefunded struct {
-	ReturnID string `json:"return_id"`
+	ReturnID string       `json:"return_id"`
+	Refund   *money.Money `json:"refund,omitempty"` // if less was left of the payment than the price
 }
 
 // ReturnRefundRefused: the card provider does not give the price of a return back.
 type ReturnRefundRefused struct {
-	ReturnID string `json:"return_id"`
-	Reason   string `json:"reason"`
+	ReturnID string       `json:"return_id"`
+	Reason   string       `json:"reason"`
+	Refund   *money.Money `json:"refund,omitempty"` // as in ReturnRefunded
 }
 
 // ReturnRestocked: the units of a return are on the shelf again.

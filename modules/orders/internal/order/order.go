@@ -46,7 +46,7 @@ type Return struct {
 	ID            string      `json:"id"`
 	By            Actor       `json:"by"`
 	Lines         []Line      `json:"lines"`
-	Refund        money.Money `json:"refund"`
+	Refund        money.Money `json:"refund"`                   // the price of the units; what was left of the payment, once that is known to be less
 	Refunded      bool        `json:"refunded"`                 // the money went back
 	RefundRefused bool        `json:"refund_refused,omitempty"` // it does not go back by itself: staff see to it
 	Restocked     bool        `json:"restocked"`                // the units are on the shelf
@@ -55,6 +55,14 @@ type Return struct {
 
 // Settled says whether the return has had all its consequences.
 func (r Return) Settled() bool { return (r.Refunded || r.RefundRefused) && r.Restocked }
+
+// less is an amount that is not all of the refund, or nil.
+func (r Return) less(amount money.Money) *money.Money {
+	if amount.Amount >= r.Refund.Amount {
+		return nil
+	}
+	return &amount
+}
 
 // Private is the personal data in an order.
 type Private struct {
@@ -73,7 +81,7 @@ type Order struct {
 	By            Actor       `json:"by"`
 	Lines         []Line      `json:"lines"`
 	Total         money.Money `json:"total"`
-	Refunded      money.Money `json:"refunded"`                 // asked back by returns
+	Refunded      money.Money `json:"refunded"`                 // by returns
 	RefundRefused bool        `json:"refund_refused,omitempty"` // the way back left money that does not go back by itself: staff see to it
 	Returns       []Return    `json:"returns,omitempty"`
 	CartVersion   int64       `json:"cart_version,omitempty"`
@@ -140,15 +148,25 @@ func (o *Order) Apply(e Event, at time.Time) {
 	case ReturnRefunded:
 		if r := o.find(e.ReturnID); r != nil {
 			r.Refunded, r.RefundRefused = true, false
+			o.correct(r, e.Refund)
 		}
 	case ReturnRefundRefused:
 		if r := o.find(e.ReturnID); r != nil {
 			r.RefundRefused = true
+			o.correct(r, e.Refund)
 		}
 	case ReturnRestocked:
 		if r := o.find(e.ReturnID); r != nil {
 			r.Restocked = true
 		}
+	}
+}
+
+// correct makes the refund of a return what was left of the payment, if that is less.
+func (o *Order) correct(r *Return, less *money.Money) {
+	if less != nil {
+		o.Refunded.Amount -= r.Refund.Amount - less.Amount
+		r.Refund.Amount = less.Amount
 	}
 }
 

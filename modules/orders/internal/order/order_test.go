@@ -43,6 +43,7 @@ func TestOrder(t *testing.T) {
 	t.Parallel()
 	back := Returned{ReturnID: "r1", By: ByStaff, Lines: []Line{named(jar, 4)}, Refund: gbp(416)}
 	all := Returned{ReturnID: "r1", By: ByStaff, Lines: placed.Lines, Refund: placed.Total}
+	less := gbp(116)
 	takeBack := func(by Actor, lines ...Line) func(*Order) ([]Event, error) {
 		return func(o *Order) ([]Event, error) {
 			return o.TakeBack(start.Add(40*24*time.Hour), 30*24*time.Hour, "r2", by, lines, "broken")
@@ -114,14 +115,18 @@ func TestOrder(t *testing.T) {
 		{name: "a return id is used once", given: confirmed(Returned{ReturnID: "r2", Lines: []Line{named(bag, 1)}, Refund: gbp(208)}),
 			when: takeBack(ByStaff, units(jar, 1)), fails: errs.Conflict},
 
-		{name: "the refund of a return arrives", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefundReturn("r1") }), then: []Event{ReturnRefunded{ReturnID: "r1"}}},
-		{name: "and is told once", given: confirmed(back, ReturnRefunded{ReturnID: "r1"}), when: facts(func(o *Order) []Event { return o.RefundReturn("r1") })},
-		{name: "a foreign refund is nothing", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefundReturn("void") })},
-		{name: "the refund of a return is refused", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", "closed") }),
+		{name: "the refund of a return arrives", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefundReturn("r1", gbp(416)) }), then: []Event{ReturnRefunded{ReturnID: "r1"}}},
+		{name: "and is told once", given: confirmed(back, ReturnRefunded{ReturnID: "r1"}), when: facts(func(o *Order) []Event { return o.RefundReturn("r1", gbp(416)) })},
+		{name: "a foreign refund is nothing", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefundReturn("void", gbp(0)) })},
+		{name: "the refund of a return is refused", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", gbp(416), "closed") }),
 			then: []Event{ReturnRefundRefused{ReturnID: "r1", Reason: "closed"}}},
-		{name: "and is told once too", given: confirmed(back, ReturnRefundRefused{ReturnID: "r1"}), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", "closed") })},
-		{name: "a refund that arrived is not refused", given: confirmed(back, ReturnRefunded{ReturnID: "r1"}), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", "closed") })},
-		{name: "a foreign refund is refused", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefuseRefund("void", "closed") })},
+		{name: "and is told once too", given: confirmed(back, ReturnRefundRefused{ReturnID: "r1"}), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", gbp(416), "closed") })},
+		{name: "a refund that arrived is not refused", given: confirmed(back, ReturnRefunded{ReturnID: "r1"}), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", gbp(416), "closed") })},
+		{name: "a foreign refund is refused", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefuseRefund("void", gbp(0), "closed") })},
+		{name: "less was left to refund", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefundReturn("r1", gbp(116)) }),
+			then: []Event{ReturnRefunded{ReturnID: "r1", Refund: &less}}},
+		{name: "less was left to refuse", given: confirmed(back), when: facts(func(o *Order) []Event { return o.RefuseRefund("r1", gbp(116), "closed") }),
+			then: []Event{ReturnRefundRefused{ReturnID: "r1", Reason: "closed", Refund: &less}}},
 		{name: "the units of a return arrive", given: confirmed(all), when: facts(func(o *Order) []Event { return o.RestockReturn("r1") }), then: []Event{ReturnRestocked{ReturnID: "r1"}}},
 		{name: "the goods leave", given: confirmed(), when: facts(func(o *Order) []Event { return o.Dispatch(Dispatched{ShipmentID: "s1"}) }), then: []Event{Dispatched{ShipmentID: "s1"}}},
 		{name: "the goods leave once", given: confirmed(Delivered{}), when: facts(func(o *Order) []Event { return o.Dispatch(Dispatched{ShipmentID: "s1"}) })},
@@ -220,16 +225,16 @@ func TestApplyTellsTheState(t *testing.T) {
 		{"rejected", []Event{placed, RejectionBegun{}, Rejected{}}, StatusRejected, NotShipped, Kept, true, true},
 		{"cancel requested", confirmed(CancellationRequested{Reason: "x"}), StatusCancelRequested, NotShipped, Kept, false, false},
 		{"cancel refused", confirmed(CancellationRequested{Reason: "x"}, Dispatched{}, CancellationRefused{}), StatusConfirmed, Shipped, Kept, true, false},
-		{"refund refused", confirmed(first, ReturnRefundRefused{"r1", "x"}), StatusConfirmed, NotShipped, PartlyReturned, false, false},
-		{"refund refused, units back", confirmed(first, ReturnRefundRefused{"r1", "x"}, ReturnRestocked{"r1"}), StatusConfirmed, NotShipped, PartlyReturned, true, false},
+		{"refund refused", confirmed(first, ReturnRefundRefused{ReturnID: "r1", Reason: "x"}), StatusConfirmed, NotShipped, PartlyReturned, false, false},
+		{"refund refused, units back", confirmed(first, ReturnRefundRefused{ReturnID: "r1", Reason: "x"}, ReturnRestocked{"r1"}), StatusConfirmed, NotShipped, PartlyReturned, true, false},
 		{"cancelling", confirmed(CancellationBegun{}, PaymentSettled{}), StatusCancelling, NotShipped, Kept, false, false},
 		{"cancelled", confirmed(CancellationBegun{}, PaymentSettled{}, Cancelled{}), StatusCancelled, NotShipped, Kept, true, true},
 		{"shipped", confirmed(Dispatched{}), StatusConfirmed, Shipped, Kept, true, false},
 		{"delivered", confirmed(Dispatched{}, Delivered{}), StatusConfirmed, DeliveredToPerson, Kept, true, true},
 		{"returning", confirmed(first), StatusConfirmed, NotShipped, PartlyReturned, false, false},
-		{"half returned", confirmed(first, ReturnRefunded{"r1"}), StatusConfirmed, NotShipped, PartlyReturned, false, false},
-		{"partly returned", confirmed(first, ReturnRefunded{"r1"}, ReturnRestocked{"r1"}), StatusConfirmed, NotShipped, PartlyReturned, true, false},
-		{"returned", confirmed(first, ReturnRefunded{"r1"}, ReturnRestocked{"r1"}, rest, ReturnRestocked{"r2"}, ReturnRefunded{"r2"}), StatusConfirmed, NotShipped, AllReturned, true, true},
+		{"half returned", confirmed(first, ReturnRefunded{ReturnID: "r1"}), StatusConfirmed, NotShipped, PartlyReturned, false, false},
+		{"partly returned", confirmed(first, ReturnRefunded{ReturnID: "r1"}, ReturnRestocked{"r1"}), StatusConfirmed, NotShipped, PartlyReturned, true, false},
+		{"returned", confirmed(first, ReturnRefunded{ReturnID: "r1"}, ReturnRestocked{"r1"}, rest, ReturnRestocked{"r2"}, ReturnRefunded{ReturnID: "r2"}), StatusConfirmed, NotShipped, AllReturned, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -247,6 +252,20 @@ func TestApplyTellsTheState(t *testing.T) {
 	}
 }
 
+// TestLessGoesBack: a return's refund is what goes back for it, and the order's the sum of them.
+func TestLessGoesBack(t *testing.T) {
+	t.Parallel()
+	less := gbp(1000)
+	first := Returned{ReturnID: "r1", Lines: []Line{units(jar, 1)}, Refund: gbp(104)}
+	rest := Returned{ReturnID: "r2", Lines: []Line{units(jar, 9), units(bag, 3)}, Refund: gbp(1560)}
+	for _, end := range []Event{ReturnRefunded{ReturnID: "r2", Refund: &less}, ReturnRefundRefused{ReturnID: "r2", Refund: &less}} {
+		o := given(confirmed(first, rest, end, ReturnRefunded{ReturnID: "r1"})...)
+		if o.Refunded != gbp(1104) || o.Returns[0].Refund != gbp(104) || o.Returns[1].Refund != less {
+			t.Errorf("after %s: %v of %v and %v", end.Kind(), o.Refunded, o.Returns[0].Refund, o.Returns[1].Refund)
+		}
+	}
+}
+
 // TestRefusedCancellationLeavesNothing: an order that could not be called off is as it was, whoever wanted it and why.
 func TestRefusedCancellationLeavesNothing(t *testing.T) {
 	t.Parallel()
@@ -258,14 +277,14 @@ func TestRefusedCancellationLeavesNothing(t *testing.T) {
 
 func TestEventsSurviveTheStore(t *testing.T) {
 	t.Parallel()
-	at := start
+	at, less := start, gbp(1)
 	events := []Event{
 		Placed{CustomerID: "c1", By: ByStaff, Lines: []Line{jar}, Total: gbp(1040), CartVersion: 3, Reference: "536365", ReferenceTime: &at, Personal: Personal{Address: &Address{Name: "Ann"}}},
 		Reserved{}, Confirmed{PaymentID: "p"}, RejectionBegun{Reason: TimedOut}, Rejected{Reason: TimedOut},
-		CancellationRequested{By: ByCustomer, Reason: CancelledByCustomer, Personal: Personal{Note: "n"}}, CancellationRefused{}, ReturnRefundRefused{"r", "closed"},
+		CancellationRequested{By: ByCustomer, Reason: CancelledByCustomer, Personal: Personal{Note: "n"}}, CancellationRefused{}, ReturnRefundRefused{"r", "closed", &less},
 		CancellationBegun{By: ByShop, Reason: ReservationExpired, Personal: Personal{Note: "n"}}, PaymentSettled{Refunded: gbp(1)}, RefundRefused{Reason: "closed"}, Cancelled{},
 		Dispatched{ShipmentID: "s", Carrier: "c", Tracking: "t"}, Delivered{ShipmentID: "s"},
-		Returned{ReturnID: "r", By: ByStaff, Lines: []Line{jar}, Refund: gbp(5), Personal: Personal{Note: "n"}}, ReturnRefunded{"r"}, ReturnRestocked{"r"},
+		Returned{ReturnID: "r", By: ByStaff, Lines: []Line{jar}, Refund: gbp(5), Personal: Personal{Note: "n"}}, ReturnRefunded{"r", &less}, ReturnRestocked{"r"},
 	}
 	for _, e := range events {
 		body, personal, err := Encode(e)

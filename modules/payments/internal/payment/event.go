@@ -26,8 +26,8 @@ type Declined struct{ Reason string }
 // RefundRequested: money is to go back to the card.
 type RefundRequested struct{ Refund Refund }
 
-// RefundCovered: a refund was asked for that needs no money to move: it is of nothing, or a void gives the
-// money back anyway.
+// RefundCovered: a refund was asked for that needs no money to move: it is of nothing, or all money went back already, or a void
+// gives it back anyway.
 type RefundCovered struct{ Refund Refund }
 
 // Refunded: money went back to the card.

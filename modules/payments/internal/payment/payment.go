@@ -172,12 +172,15 @@ func (p Payment) ChargeFailed(reason string) []Event {
 //
 // Of a voided payment everything goes back anyway: an order's refund is covered by that, and only staff may
 // add one, for money that the provider refused to give back.
+//
+// Staff may have paid back a part of what an order asks for: it gets what is left, if anything is.
 func (p Payment) RequestRefund(r Refund, currency string) ([]Event, error) {
 	if r.ID == "" || r.ID == VoidRefund || r.Amount < 0 {
 		return nil, errs.New(errs.Invalid, "a refund needs an id of its own and an amount")
 	}
 	if known, ok := p.Refunds[r.ID]; ok {
-		if known.Amount != r.Amount || currency != p.Amount.Currency {
+		less := r.By == ByOrder && known.Amount < r.Amount // no more was left
+		if known.Amount != r.Amount && !less || currency != p.Amount.Currency {
 			return nil, errs.New(errs.Conflict, "refund %s was asked for with another amount", r.ID)
 		}
 		return nil, nil
@@ -187,9 +190,11 @@ func (p Payment) RequestRefund(r Refund, currency string) ([]Event, error) {
 		return nil, errs.New(errs.Conflict, "nothing was captured for order %s", p.OrderID)
 	case currency != p.Amount.Currency:
 		return nil, errs.New(errs.Conflict, "order %s was paid in %s", p.OrderID, p.Amount.Currency)
-	case r.Amount == 0, p.Voided && r.By == ByOrder && r.Amount <= p.Refunded+p.Refunding:
+	case r.Amount == 0, r.By == ByOrder && p.Left() == 0, p.Voided && r.By == ByOrder && r.Amount <= p.Refunded+p.Refunding:
 		r.State = RefundCover
 		return []Event{RefundCovered{Refund: r}}, nil
+	case r.By == ByOrder:
+		r.Amount = min(r.Amount, p.Left())
 	case p.Settled || r.Amount > p.Left():
 		return nil, errs.New(errs.Conflict, "only %d of the payment for order %s can still be refunded", p.Left(), p.OrderID)
 	}

@@ -37,7 +37,7 @@ func (s Shipment) Dispatch(id, carrier, tracking string, at time.Time) (Shipment
 	switch s.State {
 	case Pending:
 	case Cancelled, Void:
-		return s, errs.New(errs.Conflict, "the order was cancelled")
+		return s, errs.New(errs.Conflict, "the shipment was cancelled")
 	default:
 		return s, errs.New(errs.Conflict, "the shipment was dispatched already")
 	}
@@ -54,7 +54,7 @@ func (s Shipment) Deliver(at time.Time) (Shipment, error) {
 	case s.State == Pending:
 		return s, errs.New(errs.Conflict, "the shipment was not dispatched yet")
 	case s.State == Cancelled, s.State == Void:
-		return s, errs.New(errs.Conflict, "the order was cancelled")
+		return s, errs.New(errs.Conflict, "the shipment was cancelled")
 	case !s.DeliveredAt.IsZero():
 		return s, errs.New(errs.Conflict, "the shipment was delivered already")
 	}
