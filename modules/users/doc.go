@@ -19,6 +19,7 @@
 //
 // Invariants:
 //   - An email address belongs to one account at most, upper and lower case being the same; so does a reference.
+//   - An address has one pending invitation at most.
 //   - There is always an admin.
 //   - A revoked session is refused at once by the process that revoked it, and within a second by every other one. A new
 //     role, and erasure, revoke all sessions of the account.

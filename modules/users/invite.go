@@ -2,7 +2,10 @@ package users
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"gorm.io/gorm"
 
 	"github.com/banyan-go/banyan/internal/errs"
 	"github.com/banyan-go/banyan/internal/rest"
@@ -25,7 +28,11 @@ func (s *service) invite(w *unit.Work, by string, email account.Email, role acco
 		ID: w.NewID(), TokenHash: hash, Email: email.Address, EmailKey: email.Key, Role: string(role), State: statePending, InvitedBy: by,
 		CreatedAt: w.Now(), ExpiresAt: w.Now().Add(s.cfg.Invitation),
 	}
-	if err := w.DB.Create(&row).Error; err != nil {
+	err = w.DB.Create(&row).Error
+	if errors.Is(err, gorm.ErrDuplicatedKey) {
+		return Invitation{}, errs.Wrap(errs.Conflict, err, "somebody else has invited this address at the same moment")
+	}
+	if err != nil {
 		return Invitation{}, fmt.Errorf("invite: %w", err)
 	}
 	w.Publish(usersapi.UserInvited{InvitationID: row.ID, Email: row.Email, Role: row.Role, Token: secret, ExpiresAt: row.ExpiresAt})

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/banyan-go/banyan/internal/unit"
-	"github.com/banyan-go/banyan/modules/users/usersapi"
 )
 
 const (
@@ -38,24 +37,11 @@ func (s *service) purge(_ context.Context, w *unit.Work, _ time.Time) error {
 	return purgeInvitations(w)
 }
 
-// purgeInvitations deletes expired invitations. Somebody who never became a user has left an address with us and
-// with whoever sent the mail: that is forgotten as a user's would be.
+// purgeInvitations forgets expired invitations.
 func purgeInvitations(w *unit.Work) error {
 	var rows []invitationRow
 	if err := forUpdate(w.DB).Where("expires_at <= ?", w.Now()).Order("id").Limit(erasuresMost).Find(&rows).Error; err != nil {
 		return fmt.Errorf("purge invitations: %w", err)
 	}
-	for _, r := range rows {
-		if err := w.DB.Where("id = ?", r.ID).Delete(&invitationRow{}).Error; err != nil {
-			return fmt.Errorf("purge invitation %s: %w", r.ID, err)
-		}
-		if r.State == stateAccepted {
-			continue
-		}
-		w.Publish(usersapi.UserErased{UserID: r.ID, At: w.Now()})
-		if err := w.Erase(r.ID); err != nil {
-			return err
-		}
-	}
-	return nil
+	return forget(w, rows)
 }
