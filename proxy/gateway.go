@@ -97,11 +97,13 @@ type Gateway struct {
 	doors         map[string]*door   // by module
 	reports       Reports
 	metrics       *metrics
-	probes        probes
+	probes        map[string]*probe // by module; "" is the process
 
 	applying sync.Mutex
 	changed  chan struct{}            // is closed when another table is in force; guarded by applying
-	progress map[string]gate.Progress // of the modules that move by themselves
+	progress map[string]gate.Progress // of the modules that move by themselves; guarded by applying
+	homing   map[string]*homing       // by module; guarded by applying
+	homed    chan struct{}            // there is another one
 	gates    *gate.Controller
 	table    atomic.Pointer[table]
 
@@ -130,8 +132,9 @@ func New(cfg Config, o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, log: o.Log, clock: o.Clock, tracer: o.Tracer, trusted: trusted, hosts: map[string]bool{}, verifier: o.Verifier,
-		revocations: o.Revocations, tokens: newTokens(cachedTokens), visitors: newTokens(cachedTokens), ready: o.Ready, hop: o.Hop, modules: map[string]bool{}, probes: probes{found: map[string]readiness{}},
-		descriptors: o.Modules, local: o.Local, signer: o.Signer, placements: o.Placements, reports: o.Reports, remotes: map[string]*remote{}, progress: map[string]gate.Progress{},
+		revocations: o.Revocations, tokens: newTokens(cachedTokens), visitors: newTokens(cachedTokens), ready: o.Ready, hop: o.Hop, modules: map[string]bool{}, probes: map[string]*probe{"": {}},
+		descriptors: o.Modules, local: o.Local, signer: o.Signer, placements: o.Placements, reports: o.Reports, remotes: map[string]*remote{},
+		progress: map[string]gate.Progress{}, homing: map[string]*homing{}, homed: make(chan struct{}, 1),
 		streams: streams{most: cfg.Limits.StreamsPerClient, open: map[string]int{}}, doors: map[string]*door{}, changed: make(chan struct{}),
 	}
 	if g.log == nil {
@@ -147,7 +150,7 @@ func New(cfg Config, o Options) (*Gateway, error) {
 		g.hosts[h] = true
 	}
 	for _, m := range o.Modules {
-		g.modules[m.Name] = true
+		g.modules[m.Name], g.probes[m.Name] = true, &probe{}
 	}
 	if g.metrics, err = newMetrics(o.Registry); err != nil {
 		return nil, err
@@ -401,8 +404,11 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 			x.fail(ctx, err)
 			return
 		}
-	} else if !rt.target.foreign {
-		delete(r.Header, "Idempotency-Key") // it would make some transports send the request again
+	}
+	if !rt.target.foreign && !rt.KeepsAnswer() {
+		// It would make some transports send the request again, and an assertion with it may be used again.
+		request.IdempotencyKey = ""
+		delete(r.Header, "Idempotency-Key")
 	}
 	if rt.target.foreign {
 		if p := x.limitBody(ctx, r); p != nil {

@@ -752,6 +752,52 @@ func TestProbes(t *testing.T) {
 	}
 }
 
+// Whoever asks how one module is, or the process, waits for no store but those.
+func TestProbesOfAStoreThatHangs(t *testing.T) {
+	t.Parallel()
+	release, asked := make(chan struct{}), make(chan string, 30)
+	s := open(t, func(_ *proxy.Config, o *proxy.Options) {
+		o.Modules = append(routes(), module.Descriptor{Name: "other"})
+		o.Ready = func(_ context.Context, name string) (bool, any) {
+			asked <- name
+			if name == "orders" {
+				<-release
+			}
+			return name != "orders", nil
+		}
+	})
+	var all sync.WaitGroup
+	var answered atomic.Int64
+	for range 20 {
+		all.Go(func() {
+			if got := s.probe("/readyz?module=orders"); got != 503 {
+				t.Errorf("orders: %d, want 503", got)
+			}
+			answered.Add(1)
+		})
+	}
+	if name := <-asked; name != "orders" {
+		t.Errorf("asked is %q", name)
+	}
+	others := make(chan struct{})
+	go func() {
+		defer close(others)
+		for _, path := range []string{"/readyz", "/readyz?module=other"} {
+			if got := s.probe(path); got != 200 || answered.Load() > 0 {
+				t.Errorf("%s: %d, want 200, before %d others were answered", path, got, answered.Load())
+			}
+		}
+	}()
+	select {
+	case <-others:
+	case <-time.After(10 * time.Second):
+		t.Error("the others wait for the store that hangs")
+	}
+	close(release)
+	all.Wait()
+	<-others
+}
+
 func (s *shop) probe(path string) int {
 	s.t.Helper()
 	answer, err := http.Get(s.server.URL + path)

@@ -53,9 +53,13 @@ func (g *Gateway) consider(ctx context.Context, name string, r *remote) {
 			to.Reads = decision.Share
 			to.Writes = min(p.Writes, to.Reads)
 		}
-		g.move(ctx, p, to, decision)
+		g.tryMove(ctx, p, to, decision)
 	case gate.Rollback:
-		g.goHome(ctx, p, decision)
+		if p.State == Canary {
+			g.takeHome(name, verdict)
+		} else {
+			g.tryMove(ctx, p, p.home(), decision)
+		}
 	case gate.Hold:
 		if decision.Alarm {
 			g.log.ErrorContext(ctx, "a module does badly where it is, and cannot go back by itself", "module", name, "placement", p.State, "reason", decision.Reason)
@@ -82,46 +86,128 @@ func shadowVerdict(j shadow.Judgement) gate.Verdict {
 	return v
 }
 
-// tripped is called in the request that showed that the remote side is bad. The next request is answered here already; the
-// placement follows.
-func (g *Gateway) tripped(name string, v gate.Verdict) {
+// homing is a module that is answered here already, while its record is still to follow.
+type homing struct {
+	from, to Placement
+	evidence any
+	said     bool // that the record does not
+}
+
+// takeHome has the next request of a canary that is bad answered here; the record follows. It is called in the request that showed it.
+func (g *Gateway) takeHome(name string, v gate.Verdict) {
 	// One step: what somebody else changes meanwhile, as a pause, must not be undone.
 	g.applying.Lock()
 	defer g.applying.Unlock()
 	list := g.Placements()
 	i := slices.IndexFunc(list, func(p Placement) bool { return p.Module == name })
 	p := list[i]
-	if p.Held || p.Paused || p.State != Canary || !g.cfg.Gates.Automatic.Rollback {
+	if v.Stage.Epoch != g.remotes[name].stage || p.Held || p.Paused || p.State != Canary || !g.cfg.Gates.Automatic.Rollback {
 		return // judge says what becomes of it
 	}
-	home := Placement{Module: name, State: Local, Epoch: p.Epoch}
-	list[i] = home
+	list[i] = p.home()
 	if err := g.apply(list); err != nil {
 		g.log.Error("the way back is refused", "module", name, "error", err)
 		return
 	}
-	progress, _ := g.gates.Next(g.progress[name], gate.Input{Now: time.Now(), Verdict: v})
-	g.progress[name] = progress
-	go g.move(context.Background(), p, home, v.Evidence)
+	g.progress[name], _ = g.gates.Next(g.progress[name], gate.Input{Now: time.Now(), Verdict: v})
+	g.homing[name] = &homing{from: p, to: p.home(), evidence: v.Evidence}
+	select {
+	case g.homed <- struct{}{}:
+	default:
+	}
 }
 
-// goHome takes a module back.
-func (g *Gateway) goHome(ctx context.Context, p Placement, d gate.Decision) {
-	g.move(ctx, p, Placement{Module: p.Module, State: Local, Epoch: p.Epoch}, d)
+// keepHome leaves what was taken home here as long as its record has not moved on. It needs the lock.
+func (g *Gateway) keepHome(list []Placement) []Placement {
+	list = slices.Clone(list)
+	for i, p := range list {
+		h := g.homing[p.Module]
+		switch {
+		case h == nil:
+		case p.moved() == h.from.moved():
+			list[i] = p.home()
+		default:
+			delete(g.homing, p.Module)
+		}
+	}
+	return list
 }
 
-func (g *Gateway) move(ctx context.Context, from, to Placement, evidence any) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// follow has the records follow what was taken home here, until ctx ends. The control store may be away for long.
+func (g *Gateway) follow(ctx context.Context) error {
+	for {
+		g.applying.Lock()
+		waiting := maps.Clone(g.homing)
+		g.applying.Unlock()
+		var again <-chan time.Time
+		for _, h := range waiting {
+			err := g.move(ctx, h.from, h.to, h.evidence)
+			if errors.Is(err, ErrMoved) {
+				err = g.refresh(ctx) // what is known here may be older than that
+			}
+			if err == nil {
+				g.followed(h)
+				continue
+			}
+			if !h.said && ctx.Err() == nil {
+				h.said = true
+				g.log.Error("a module was taken home here, and its record cannot follow yet", "module", h.from.Module, "from", h.from.State, "error", err)
+			}
+			again = time.After(judgeEvery)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.homed:
+		case <-again:
+		}
+	}
+}
+
+// followed puts in force what the record says by now.
+func (g *Gateway) followed(h *homing) {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	if name := h.from.Module; g.homing[name] == h {
+		delete(g.homing, name)
+	}
+	if err := g.apply(g.keepHome(g.placements.Current())); err != nil {
+		g.log.Error("placements refused; the ones before stay in force", "error", err)
+	}
+}
+
+func (g *Gateway) refresh(ctx context.Context) error {
+	r, ok := g.placements.(Refresher)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, moveTime)
+	defer cancel()
+	return r.Refresh(ctx)
+}
+
+const moveTime = 10 * time.Second
+
+// move has the record of a module moved.
+func (g *Gateway) move(ctx context.Context, from, to Placement, evidence any) error {
+	ctx, cancel := context.WithTimeout(ctx, moveTime)
 	defer cancel()
 	err := g.placements.Move(ctx, from, to, evidence)
-	if err != nil && !errors.Is(err, ErrMoved) {
-		g.log.Error("a module could not be moved", "module", from.Module, "from", from.State, "to", to.State, "error", err)
-		return
-	}
-	if err == nil {
+	switch {
+	case err == nil:
 		g.metrics.moves.WithLabelValues(from.Module, string(to.State)).Inc()
+		g.log.Warn("a module was moved by its gates", "module", from.Module, "from", from.State, "to", to.State, "reads", to.Reads, "evidence", evidence)
+	case errors.Is(err, ErrMoved):
+		g.log.Warn("a module was to be moved by its gates, and somebody else has moved it meanwhile", "module", from.Module, "from", from.State, "to", to.State, "reads", to.Reads, "evidence", evidence)
 	}
-	g.log.Warn("a module was moved by its gates", "module", from.Module, "from", from.State, "to", to.State, "reads", to.Reads, "evidence", evidence)
+	return err
+}
+
+// tryMove moves a module that stays where it is if that fails, and is asked about again.
+func (g *Gateway) tryMove(ctx context.Context, from, to Placement, evidence any) {
+	if err := g.move(ctx, from, to, evidence); err != nil && !errors.Is(err, ErrMoved) {
+		g.log.Error("a module could not be moved", "module", from.Module, "from", from.State, "to", to.State, "error", err)
+	}
 }
 
 // Gates are the verdicts on the modules that have a second process, for people.

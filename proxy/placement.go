@@ -64,9 +64,26 @@ func (p Placement) share() int {
 	return 0
 }
 
+// answers says whether requests are answered at a side.
+func (p Placement) answers(remote bool) bool {
+	switch p.State {
+	case Canary:
+		return true
+	case Remote, Retired:
+		return remote
+	}
+	return !remote
+}
+
 // moved is the placement without what only says how it may change: what the gates have seen holds as long as it is the same.
 func (p Placement) moved() Placement {
 	p.Held, p.Paused = false, false
+	return p
+}
+
+// home is the placement of a module that was taken back.
+func (p Placement) home() Placement {
+	p.State, p.Reads, p.Writes = Local, 0, 0
 	return p
 }
 

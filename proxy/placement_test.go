@@ -1,12 +1,15 @@
 package proxy_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +24,7 @@ import (
 	"github.com/banyan-go/banyan/proxy"
 	"github.com/banyan-go/banyan/proxy/aggregate"
 	"github.com/banyan-go/banyan/proxy/shadow"
+	"github.com/banyan-go/banyan/proxy/upstream"
 )
 
 // second is the second process of the module: it believes assertions alone, and answers with what answer says.
@@ -232,6 +236,74 @@ func TestCanaryIsSticky(t *testing.T) {
 	for who := range before {
 		if side("GET", who) != "remote" {
 			t.Errorf("%s left the canary when it grew", who)
+		}
+	}
+}
+
+// What was on its way to the second process is taken there again only if the route keeps its answer under the key. No other route is told the
+// key, wherever its module is, and one that cannot be is refused all the same.
+func TestTheKeyIsForRoutesThatKeepTheirAnswer(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var caught *http.Request
+	var content []byte
+	var behind *httputil.ReverseProxy
+	tap := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		caught, content = r.Clone(context.Background()), body
+		mu.Unlock()
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		behind.ServeHTTP(w, r)
+	}))
+	t.Cleanup(tap.Close)
+	s, remote, _ := movingWith(t, proxy.Placement{State: proxy.Remote}, func(c *proxy.Config) { c.Remote.Protocol = upstream.H1 }, func(o *proxy.Options) {
+		o.Endpoints = map[string][]string{"orders": {tap.URL}}
+	})
+	location, err := url.Parse(remote.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind = &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(location) }}
+	keyOf := func(body string) []string {
+		var got seen
+		if err := json.Unmarshal([]byte(body), &got); err != nil {
+			t.Fatalf("%s: %v", body, err)
+		}
+		return got.Header["Idempotency-Key"]
+	}
+	s.local = func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(seen{Header: r.Header}) }
+	for _, c := range []struct {
+		method, path, body string
+		again              int
+	}{{"POST", "/api/orders", `{}`, 200}, {"POST", "/api/login", `{}`, 401}, {"DELETE", "/api/orders/1", "", 401}} {
+		name := c.method + " " + c.path
+		place(t, s, proxy.Placement{State: proxy.Remote})
+		a, body := ask(t, s, c.method, c.path, "admin:root", c.body, "Idempotency-Key", "k")
+		if told := len(keyOf(body)) > 0; a.StatusCode != 200 || told != (c.again == 200) {
+			t.Errorf("%s: %d, the second process is told the key: %v", name, a.StatusCode, told)
+		}
+		mu.Lock()
+		r, err := http.NewRequest(c.method, remote.URL+c.path, bytes.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = caught.Header
+		mu.Unlock()
+		again, err := remote.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = again.Body.Close()
+		if again.StatusCode != c.again {
+			t.Errorf("%s: sent again by somebody else it is answered %d, want %d", name, again.StatusCode, c.again)
+		}
+		place(t, s, proxy.Placement{State: proxy.Local})
+		if _, body = ask(t, s, c.method, c.path, "admin:root", c.body, "Idempotency-Key", "k"); (len(keyOf(body)) > 0) != (c.again == 200) {
+			t.Errorf("%s: this process is told the key %v", name, keyOf(body))
+		}
+		if a, _ = ask(t, s, c.method, c.path, "admin:root", c.body, "Idempotency-Key", strings.Repeat("k", 256)); a.StatusCode != 400 {
+			t.Errorf("%s: a key that is too long is answered %d", name, a.StatusCode)
 		}
 	}
 }

@@ -47,41 +47,64 @@ func (g *Gateway) Readyz(ctx context.Context, w http.ResponseWriter, query url.V
 	state(w, status, body)
 }
 
-// probes remembers what was found a moment ago: anybody can ask, and finding out is work for the stores.
-type probes struct {
-	mu    sync.Mutex
-	found map[string]readiness // by module
+// probe is what was found a moment ago of a module, or of the process: anybody can ask, and finding out is work for the stores. Whoever asks
+// while somebody finds out gets the same answer, and nobody waits for another module.
+type probe struct {
+	mu   sync.Mutex
+	last *readiness // nil before the first
 }
 
 type readiness struct {
+	done   chan struct{} // is closed when the rest is known
 	at     time.Time
 	status int
 	body   any
 }
 
+// over says whether the answer is known, and for longer than it is given.
+func (r *readiness) over() bool {
+	select {
+	case <-r.done:
+		return time.Since(r.at) >= probeFor
+	default:
+		return false
+	}
+}
+
 const probeFor = 250 * time.Millisecond
 
+// readiness is that of a module that there is, or of the process for "".
 func (g *Gateway) readiness(ctx context.Context, name string) (int, any) {
-	g.probes.mu.Lock()
-	defer g.probes.mu.Unlock()
-	if r, ok := g.probes.found[name]; ok && time.Since(r.at) < probeFor {
-		return r.status, r.body
+	p := g.probes[name]
+	p.mu.Lock()
+	r, first := p.last, false
+	if r == nil || r.over() {
+		r, first = &readiness{done: make(chan struct{}), status: http.StatusServiceUnavailable}, true
+		p.last = r
 	}
+	p.mu.Unlock()
+	if first {
+		g.findOut(ctx, name, r)
+	}
+	<-r.done
+	return r.status, r.body
+}
+
+func (g *Gateway) findOut(ctx context.Context, name string, r *readiness) {
+	defer close(r.done)
 	// A probe that waits for a store that hangs says nothing; one that gives up says 503. What is found is for all who
 	// ask, so it does not end with the one who asked first.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	ready, body := g.ready(ctx, name)
-	r := readiness{at: time.Now(), status: http.StatusOK, body: body}
-	text := "ready"
-	if !ready {
-		r.status, text = http.StatusServiceUnavailable, "unavailable"
+	text := "unavailable"
+	if ready {
+		r.status, text = http.StatusOK, "ready"
 	}
-	if r.body == nil {
+	if r.body = body; body == nil {
 		r.body = map[string]string{"status": text}
 	}
-	g.probes.found[name] = r
-	return r.status, r.body
+	r.at = time.Now()
 }
 
 func (x *exchange) state(status int, body any) { state(&x.answer, status, body) }

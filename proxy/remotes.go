@@ -130,7 +130,7 @@ func (g *Gateway) openModule(m module.Descriptor, targets []string, o Options) (
 		}
 	}
 	made := &remote{name: m.Name, up: up, copies: copies, mirror: mirror}
-	made.monitor, err = gate.NewMonitor(g.cfg.Gates, func(v gate.Verdict) { g.tripped(m.Name, v) })
+	made.monitor, err = gate.NewMonitor(g.cfg.Gates, func(v gate.Verdict) { g.takeHome(m.Name, v) })
 	return made, err
 }
 
@@ -197,6 +197,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	})
 	group.Go(func() error { return g.judge(ctx) })
+	group.Go(func() error { return g.follow(ctx) })
 	if g.reports != nil {
 		group.Go(func() error { return g.report(ctx) })
 	}
@@ -219,11 +220,12 @@ func (g *Gateway) Close(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// Apply puts the placements in force: all of them at once, for requests that come from now on. If one cannot be, nothing changes.
+// Apply puts the placements in force: all of them at once, for requests that come from now on. If one cannot be, nothing changes. A canary
+// that the gates have taken home stays there while it is told as it was: its record has still to follow.
 func (g *Gateway) Apply(list []Placement) error {
 	g.applying.Lock()
 	defer g.applying.Unlock()
-	return g.apply(list)
+	return g.apply(g.keepHome(list))
 }
 
 // apply needs the lock.
@@ -257,6 +259,7 @@ func (g *Gateway) apply(list []Placement) error {
 		}
 		if before == nil || before.placements[name].moved() != to.moved() {
 			share := to.share()
+			r.stage = t.epoch
 			r.monitor.Begin(gate.Stage{Epoch: t.epoch, Placement: string(to.State), Share: share, Control: share < all}, now)
 		}
 		for _, s := range States {
@@ -288,9 +291,22 @@ func (g *Gateway) build(list []Placement) (*table, error) {
 		}
 		placements[p.Module] = p
 	}
+	before, epoch := g.table.Load(), uint64(1)
+	if before != nil {
+		epoch = before.epoch + 1
+	}
 	targets := map[string]*target{}
 	for name, p := range placements {
-		t := &target{placement: p, door: g.doors[name], remote: g.remotes[name]}
+		t := &target{placement: p, door: g.doors[name], remote: g.remotes[name], here: epoch, there: epoch}
+		if before != nil {
+			last := before.targets[name]
+			if last.placement.answers(false) {
+				t.here = last.here
+			}
+			if last.placement.answers(true) {
+				t.there = last.there
+			}
+		}
 		if p.State != Retired {
 			t.local = g.local
 		}
@@ -300,10 +316,6 @@ func (g *Gateway) build(list []Placement) (*table, error) {
 		targets[f.Name] = &target{placement: Placement{Module: f.Name, State: Remote}, remote: g.remotes[f.Name], foreign: true, token: f.Token}
 	}
 	of := func(name string) *target { return targets[name] }
-	epoch := uint64(1)
-	if before := g.table.Load(); before != nil {
-		epoch = before.epoch + 1
-	}
 	t, err := buildTable(epoch, g.descriptors, of, g.limits, g.cfg.Limits.BodyBytes)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -81,7 +82,8 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 	if rt.merged {
 		next = func(w http.ResponseWriter, r *http.Request) { g.aggregates.Serve(w, r, x.fetch(r)) }
 	} else if g.cache != nil && !stream && rt.module != "" {
-		info := cache.Info{Subject: x.who.Subject, Route: rt.Path, Epoch: rt.target.placement.Epoch, Secure: x.client.secure}
+		c := rt.target.choose(rt.Class, x.who, x.wish, x.guest)
+		info := cache.Info{Subject: x.who.Subject, Route: rt.Path, Side: rt.target.side(c.remote), Epoch: rt.target.placement.Epoch, Secure: x.client.secure}
 		if !rt.target.foreign {
 			info.Module = rt.module
 		}
@@ -363,8 +365,8 @@ func (x *exchange) observe(ctx context.Context, t *target, start time.Time, remo
 	if x.route.Class == module.Stream {
 		s.Duration = 0
 	}
-	if x.who.Subject != "" {
-		s.Subject = mix(t.placement.Module, x.who.Subject)
+	if who := cmp.Or(x.who.Subject, x.guest); who != "" {
+		s.Subject, s.Guest = mix(t.placement.Module, who), x.who.Subject == ""
 	}
 	t.remote.monitor.Observe(s)
 }
@@ -384,10 +386,10 @@ func (x *exchange) call(t *target, r *http.Request, q rest.Request, copied bool)
 	return c
 }
 
-// repeatable says whether a repeat does no harm because the module keeps its answer under the key. An application that is not ours has
-// promised nothing.
+// repeatable says whether a repeat does no harm because the module keeps its answer under the key.
 func (x *exchange) repeatable(q rest.Request) bool { return q.IdempotencyKey != "" && x.keepsAnswer() }
 
+// keepsAnswer: an application that is not ours has promised nothing.
 func (x *exchange) keepsAnswer() bool { return x.route.KeepsAnswer() && !x.route.target.foreign }
 
 // prepare sets what another process is told about the request. All of it was dropped from what the client has sent.

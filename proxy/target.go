@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"net/http"
 
 	"github.com/banyan-go/banyan/internal/identity"
@@ -19,6 +20,16 @@ type target struct {
 	remote    *remote      // nil if there is no other process
 	foreign   bool         // no process of ours: it gets requests as clients send them
 	token     bool         // it gets the client's token too
+	here      uint64       // the table since which requests are answered here without a break, if they are
+	there     uint64       // the same of the second process
+}
+
+// side is a number for who answers: a side that requests come back to is another one, which may have been repaired meanwhile.
+func (t *target) side(remote bool) uint64 {
+	if remote {
+		return t.there<<1 | 1
+	}
+	return t.here << 1
 }
 
 // remote is another process that answers for a module. It outlives tables.
@@ -28,6 +39,7 @@ type remote struct {
 	copies  *upstream.Upstream // connections of their own for what nobody waits for; nil for foreign ones
 	mirror  *shadow.Mirror     // nil for foreign ones
 	monitor *gate.Monitor      // nil for foreign ones
+	stage   uint64             // the table with which the monitor's stage began; guarded by Gateway.applying
 }
 
 // choice is on which side a request is answered, and why.
@@ -58,11 +70,9 @@ func (t *target) choose(class module.Class, who identity.Identity, wish, guest s
 	if wish != "" && who.Role.Includes(identity.Admin) {
 		return choice{remote: wish == string(Remote), bucket: -1, reason: becauseForced}
 	}
-	subject := who.Subject
+	subject := cmp.Or(who.Subject, guest)
 	if subject == "" {
-		if subject = guest; guest == "" {
-			return choice{bucket: -1, reason: becauseNobody}
-		}
+		return choice{bucket: -1, reason: becauseNobody}
 	}
 	share := t.placement.Writes
 	if class != module.Write {

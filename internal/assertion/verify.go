@@ -339,7 +339,8 @@ func readUpTo(r io.Reader, buffer []byte) ([]byte, error) {
 }
 
 // once says whether the assertion may be used once only. What changes nothing may be repeated; so may what has an
-// Idempotency-Key, which the gateway's transport sends again by itself: a repeat gets the first answer.
+// Idempotency-Key, which the gateway's transport sends again by itself: a repeat gets the first answer. The gateway signs
+// a key for no route that keeps no answer.
 func (c claims) once(method string) bool {
 	switch method {
 	case http.MethodGet, http.MethodOptions:

@@ -22,6 +22,7 @@ type Info struct {
 	Subject string // verified; "" for a stranger
 	Module  string // a change by one of its routes may change what all the others answer; "" only what lies at the same path
 	Route   string // pattern, as in "/api/products/{sku}"; their number is bounded
+	Side    uint64 // who answers: what one side has answered is nothing to those whom another one answers
 	Epoch   uint64 // of the route's module: grows when somebody else answers for it
 	Secure  bool   // the client came over TLS
 }
@@ -278,7 +279,7 @@ func (x *exchange) read() {
 		return
 	}
 	x.known = x.info.Subject != "" || len(r.Header["Authorization"]) > 0 || len(r.Header["Cookie"]) > 0
-	x.key = key{secure: x.info.Secure, host: canonicalHost(r.Host, x.info.Secure), path: r.URL.Path, query: r.URL.RawQuery}
+	x.key = key{side: x.info.Side, secure: x.info.Secure, host: canonicalHost(r.Host, x.info.Secure), path: r.URL.Path, query: r.URL.RawQuery}
 	until := time.Time{}
 	for {
 		e, others, vary := c.store.get(x.key, r.Header, x.known)

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// key names what is asked for.
+// key names what is asked for, and of whom.
 type key struct {
+	side              uint64
 	secure            bool
 	host, path, query string
 }

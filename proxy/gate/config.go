@@ -35,7 +35,7 @@ type CUSUM struct {
 // ClientErrors is about 401, 403, 404, 409 and 422, each by itself.
 type ClientErrors struct {
 	Ratio float64 `mapstructure:"ratio"` // remote may give a status so many times as often as local; 0 does not look at it
-	Min   int     `mapstructure:"min"`   // requests compared on each side, before anything is said
+	Min   int     `mapstructure:"min"`   // requests of those who have signed in compared on each side, before anything is said
 }
 
 // Latency is about the time of successful answers.
@@ -64,7 +64,7 @@ type Ramp struct {
 type Step struct {
 	MinTime     time.Duration `mapstructure:"min_time"`
 	MinRequests int           `mapstructure:"min_requests"` // remote
-	MinSubjects int           `mapstructure:"min_subjects"` // remote
+	MinSubjects int           `mapstructure:"min_subjects"` // remote, who have signed in
 }
 
 // Cooling is about what follows a rollback.

@@ -18,6 +18,10 @@
 //   - A client is one witness. Subjects stay on their side, so that one who asks too often, or asks for what is not
 //     there, would look like a fault of the side it happens to be on. Of a subject one request per route and window is
 //     compared, and one client error per status and stage; one without a subject is counted each time.
+//   - What is to be had for nothing proves nothing. Anybody can be as many guests as he likes, and get client errors at
+//     will: client_errors looks at those alone who have signed in, and min_subjects counts them alone. A module that
+//     only strangers use so has no data for these two, and goes on by itself only without them. Failures and times
+//     count whoever asks.
 //   - What a client aborts (499) and what we ourselves refuse is never counted.
 //
 // Verdicts are asked for; only Observe, in the request that turns a stage bad, calls back, so that nothing waits for the

@@ -94,7 +94,7 @@ type watch struct {
 	began         time.Time
 	remote, local tally
 	subjects      filter
-	known         uint64 // remote subjects
+	known         uint64 // remote subjects who have signed in
 	failures      ring   // remote
 
 	errors      cusum
@@ -104,8 +104,8 @@ type watch struct {
 	routes  map[string]*place // nil if there is nothing to watch
 	asked   filter            // who asked for what in this slice of time
 	slice   time.Time         // when the next one begins
-	trials  compared
-	drifted filter // who got which status in this stage
+	trials  compared          // of those who have signed in
+	drifted filter            // who got which status in this stage
 	drift   [len(watched)]drift
 
 	open     window
@@ -149,7 +149,7 @@ func (w *watch) add(s *Sample, o outcome, cfg *Config) bool {
 
 func (w *watch) addRemote(s *Sample, o outcome, cfg *Config) bool {
 	w.remote.add(o != answered)
-	if w.subjects.first(s.Subject) {
+	if s.known() && w.subjects.first(s.Subject) {
 		w.known++
 	}
 	if o != answered {
@@ -201,8 +201,10 @@ func (w *watch) compare(s *Sample, cfg *Config) bool {
 		who = ^who // in shadow the same subject is on both sides
 	}
 	if s.Subject == 0 || w.asked.first(who^p.id) {
-		w.trials.add(s.Remote)
-		p.trials.add(s.Remote)
+		if s.known() {
+			w.trials.add(s.Remote)
+			p.trials.add(s.Remote)
+		}
 		if s.Duration > 0 && s.Status < 400 {
 			if p.pair == nil {
 				p.pair = &pair{route: s.Route}
@@ -212,10 +214,7 @@ func (w *watch) compare(s *Sample, cfg *Config) bool {
 		}
 	}
 	i := slices.Index(watched[:], s.Status)
-	if i < 0 || cfg.ClientErrors.Ratio == 0 || !w.enoughTrials(cfg) {
-		return false
-	}
-	if s.Subject != 0 && !w.drifted.first(who^mix(uint64(s.Status))) {
+	if i < 0 || cfg.ClientErrors.Ratio == 0 || !s.known() || !w.enoughTrials(cfg) || !w.drifted.first(who^mix(uint64(s.Status))) {
 		return false
 	}
 	d := &w.drift[i]

@@ -11,6 +11,7 @@ type Sample struct {
 	Remote   bool          `json:"remote"`
 	Route    string        `json:"route"`              // the pattern, never the path: there must be few
 	Subject  uint64        `json:"-"`                  // hash of whom the canary sticks to; 0 if nobody is known
+	Guest    bool          `json:"-"`                  // the subject is one who has not signed in: there can be any number of them for nothing
 	Status   int           `json:"status,omitempty"`   // 0 if there was no answer
 	Failure  string        `json:"failure,omitempty"`  // one of those below; "" is None
 	Duration time.Duration `json:"duration,omitempty"` // to answer; 0 if that says nothing, as for a stream
@@ -58,6 +59,9 @@ func (s *Sample) outcome() outcome {
 	}
 	return answered
 }
+
+// known says whether the request was one of somebody who has signed in.
+func (s *Sample) known() bool { return s.Subject != 0 && !s.Guest }
 
 // The statuses that tell a client to change something, in the order in which they are kept.
 var watched = [...]int{

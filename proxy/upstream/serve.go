@@ -382,6 +382,9 @@ func (x *exchange) next(e *endpoint, v verdict) *endpoint {
 		next.leave(x.long)
 		return nil
 	}
+	if x.result.Failure == NotSent && x.result.Attempts > 1 {
+		next.closeIdle() // two kept connections were dead already: one that is made for this request is not
+	}
 	u.metrics.again.Inc()
 	return next
 }
@@ -466,6 +469,8 @@ func (x *exchange) answer(resp *http.Response) verdict {
 				}
 			}
 			if x.long {
+				// Taken off again: HTTP/2 resets a stream whose time to write has passed, also while nobody writes.
+				_ = flusher.SetWriteDeadline(time.Time{})
 				x.body.stir()
 			}
 			if events {
@@ -498,6 +503,9 @@ func (x *exchange) broke(err error, between bool, flusher *http.ResponseControll
 	case x.leaving() && between:
 		// Between two events a stream can end in good order, with a hint when to come back.
 		x.fail(None, ErrDraining)
+		if x.long {
+			_ = flusher.SetWriteDeadline(time.Now().Add(x.u.cfg.StreamIdle))
+		}
 		if _, failure := x.w.Write([]byte("retry: " + strconv.Itoa(500+int(x.u.jitter().Milliseconds())/2) + "\n\n")); failure == nil {
 			_ = flusher.Flush()
 		}

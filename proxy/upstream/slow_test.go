@@ -43,6 +43,28 @@ func TestStreamBodyStalls(t *testing.T) {
 	}
 }
 
+// A stream may be silent for longer than its client may take for a piece.
+func TestStreamRests(t *testing.T) {
+	t.Parallel()
+	g := open(t, upstream.H2C, options{call: stream, cfg: shortIdle, h2: true}, backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, ".")
+		_ = http.NewResponseController(w).Flush()
+		time.Sleep(1500 * time.Millisecond)
+		_, _ = io.WriteString(w, "end")
+	}))
+	resp, err := client(t, true).Get(g.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if all, err := io.ReadAll(resp.Body); string(all) != ".end" || err != nil {
+		t.Errorf("got %q, %v", all, err)
+	}
+	if r := g.result(1); r.Failure != upstream.None {
+		t.Errorf("%+v", r)
+	}
+}
+
 // A client may be silent in the middle of its body for as long as it gets answers.
 func TestStreamBodyRests(t *testing.T) {
 	t.Parallel()
