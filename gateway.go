@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,8 +31,13 @@ func gatewayAnswers(g *proxy.Gateway, keys *control.Ring) map[string]operator.An
 			q := r.URL.Query()
 			return g.Explain(q.Get("method"), q.Get("path"), q.Get("user"), identity.Role(q.Get("role")), q.Get("wish"))
 		},
-		"GET /shadow/{module}": func(r *http.Request) (any, error) { return g.ShadowReport(r.PathValue("module")) },
-		"GET /keys":            func(r *http.Request) (any, error) { return keys.Keys(r.Context()) },
+		"GET /shadow/{module}": func(r *http.Request) (any, error) {
+			if err := known(r.PathValue("module")); err != nil {
+				return nil, err
+			}
+			return g.ShadowReport(r.PathValue("module"))
+		},
+		"GET /keys": func(r *http.Request) (any, error) { return keys.Keys(r.Context()) },
 		"POST /keys/rotate": func(r *http.Request) (any, error) {
 			return keys.Rotate(r.Context(), control.RotateOptions{Compromised: r.URL.Query().Get("compromised") == "true"})
 		},
@@ -182,7 +188,7 @@ func keysCommand(s *settings) *cobra.Command {
 
 func certsCommand(s *settings) *cobra.Command {
 	root := &cobra.Command{Use: "certs", Short: "Make the certificates by which our own processes know each other",
-		Long: "A folder with a small certificate authority, and a certificate for the gateway and for each module. Give it to every process as\ngateway.certs; they take up changed files while they run."}
+		Long: "A folder with a small certificate authority, and a certificate for the gateway and for each module. A process needs ca.pem and\nits own file of it, in the folder that gateway.certs names; ca-key.pem stays where it was made. Changed files are taken up while they run."}
 	r := certs.Request{}
 	print := func(cmd *cobra.Command, list []certs.Certificate, err error) error {
 		if err != nil {
@@ -222,6 +228,14 @@ func certsCommand(s *settings) *cobra.Command {
 	sub("prune", "Take out authorities that have signed nothing that is in use", none, func() ([]certs.Certificate, error) { return certs.Prune(r) })
 	sub("show", "Show the certificates, without their keys", none, func() ([]certs.Certificate, error) { return certs.Show(r.Dir, nil) })
 	return root
+}
+
+// known refuses a name that no module has.
+func known(name string) error {
+	if !slices.Contains(modules.Names(), name) {
+		return noModule(name)
+	}
+	return nil
 }
 
 // noModule is the error for a name that no module has.

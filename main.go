@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/banyan-go/banyan/config"
 	"github.com/banyan-go/banyan/internal/cli"
@@ -244,6 +245,8 @@ func serveCommand(cmd *cobra.Command, s *settings) error {
 	if err != nil {
 		return err
 	}
+	// All that a serving process writes is its owner's alone, also in a folder that is open to others.
+	unix.Umask(0o077)
 	if s.only != "" {
 		return serveOnly(cmd.Context(), cfg, s.only, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
@@ -334,7 +337,8 @@ func deadLettersCommand(s *settings) *cobra.Command {
 		Long: `A message that a handler refuses for good, or has not taken after 24 hours, becomes a dead letter of the handler's module.
 Later messages of the same key wait behind it until somebody replays or discards it; the column BEHIND counts them.
 
-These commands ask the running shop: --data is its data folder, --admin-addr the address of its operator's port.`}
+These commands ask the running shop: --data is its data folder, --admin-addr the address of its operator's port. A module that is
+retired, or remote with its SQLite file, is looked after by its own process, which is asked in the same way; the shop says where.`}
 	var module, handler, reason string
 	list := &cobra.Command{Use: "list", Short: "List dead letters, module by module, oldest first", Args: cobra.NoArgs,
 		Long: fmt.Sprintf("List up to %d dead letters, module by module, oldest first.", listed),
@@ -347,6 +351,7 @@ These commands ask the running shop: --data is its data folder, --admin-addr the
 			if err := a.Get(cmd.Context(), cli.Path("deadletters")+cli.Query("module", module, "handler", handler, "limit", fmt.Sprint(listed)), &l); err != nil {
 				return err
 			}
+			defer sayElsewhere(cmd, l.Elsewhere)
 			if len(l.Items) == 0 && !s.json {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no dead letters")
 				return err
@@ -404,7 +409,8 @@ func unsubscribedCommand(s *settings) *cobra.Command {
 		Long: `A message that no module subscribes to is kept for bus.keep_unsubscribed. A module that subscribes later starts with what is sent
 from then on; what was kept comes to it if it is replayed.
 
-These commands ask the running shop: --data is its data folder, --admin-addr the address of its operator's port.`}
+These commands ask the running shop: --data is its data folder, --admin-addr the address of its operator's port. A module that is
+retired, or remote with its SQLite file, is looked after by its own process, which is asked in the same way; the shop says where.`}
 	var module string
 	list := &cobra.Command{Use: "list", Short: "List what is kept, by module and message", Args: cobra.NoArgs,
 		Long: "List what is kept, by module and message, and who subscribes to it now.",
@@ -417,6 +423,7 @@ These commands ask the running shop: --data is its data folder, --admin-addr the
 			if err := a.Get(cmd.Context(), cli.Path("unsubscribed")+cli.Query("module", module), &l); err != nil {
 				return err
 			}
+			defer sayElsewhere(cmd, l.Elsewhere)
 			if len(l.Items) == 0 && !s.json {
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), "nothing is kept that nobody subscribed to")
 				return err
@@ -437,6 +444,21 @@ what was sent to these modules since: a handler that minds has to be written for
 		}}
 	root.AddCommand(list, again)
 	return root
+}
+
+// sayElsewhere says which modules a list leaves out, and who has them.
+func sayElsewhere(cmd *cobra.Command, modules []operator.Elsewhere) {
+	for len(modules) > 0 {
+		way := modules[0].Way()
+		var names []string
+		modules = slices.DeleteFunc(modules, func(m operator.Elsewhere) bool {
+			if m.Way() == way {
+				names = append(names, m.Module)
+			}
+			return m.Way() == way
+		})
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "not looked at: %s; %s\n", strings.Join(names, ", "), way)
+	}
 }
 
 // listed is how many dead letters are listed at most: all that the admin port gives at once.

@@ -2,18 +2,25 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/banyan-go/banyan/config"
 	"github.com/banyan-go/banyan/internal/admin"
 )
 
@@ -266,5 +273,147 @@ func TestDeadLettersCommands(t *testing.T) {
 				t.Errorf("%v: blanks at the end of %q", c.line, l)
 			}
 		}
+	}
+}
+
+// A panic in a module that is served alone is an error in the log, and an answer, as it is in the shop.
+func TestPanicOfAModuleServedAlone(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	p := &only{log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))}
+	server, err := p.newServer(config.Default(), "payments", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("a nil store") }), nil, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	server.Handler.ServeHTTP(w, httptest.NewRequest("GET", "/api/payments", nil))
+	if w.Code != 500 || !strings.Contains(log.String(), "a nil store") {
+		t.Errorf("answered %d %s, logged %s", w.Code, w.Body, log.String())
+	}
+}
+
+// stopping ends at the n-th look that somebody takes at it.
+type stopping struct {
+	context.Context
+	left   atomic.Int64
+	cancel context.CancelFunc
+}
+
+func (s *stopping) look() {
+	if s.left.Add(-1) == 0 {
+		s.cancel()
+	}
+}
+
+func (s *stopping) Done() <-chan struct{} { s.look(); return s.Context.Done() }
+func (s *stopping) Err() error            { s.look(); return s.Context.Err() }
+
+// said is what a process has said.
+type said struct {
+	mu    sync.Mutex
+	text  strings.Builder
+	heard func(text string)
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text.Write(p)
+	if s.heard != nil {
+		s.heard(s.text.String())
+	}
+	return len(p), nil
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// A start that is told to stop ends well, whenever that is, and the next one goes on from there.
+func TestStoppedAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	early := 0
+	for n := int64(1); ; n += n/4 + 1 {
+		cfg, err := config.Load(config.Options{Flags: map[string]string{"data": filepath.Join(dir, fmt.Sprint(n%3)), "addr": "127.0.0.1:0", "admin_addr": "127.0.0.1:0"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		inner, cancel := context.WithCancel(t.Context())
+		ctx := &stopping{Context: inner, cancel: cancel}
+		ctx.left.Store(n)
+		out, log := &said{}, &said{}
+		out.heard = func(text string) {
+			if strings.Contains(text, "is ready") {
+				cancel()
+			}
+		}
+		err = serve(ctx, cfg, config.Options{}, out, log)
+		ready := strings.Contains(out.String(), "is ready")
+		if err != nil {
+			t.Fatalf("stopped at look %d, ready %v: %v\n%s", n, ready, err, log)
+		}
+		if got := strings.Contains(log.String(), "stopped before it was ready"); got == ready {
+			t.Fatalf("stopped at look %d, ready %v: %s", n, ready, log)
+		}
+		if ready {
+			break
+		}
+		early++
+	}
+	if early < 10 {
+		t.Errorf("only %d starts were stopped before they were ready", early)
+	}
+}
+
+// So does one that waits for the shop's first start, or for a database; what is wrong by itself stays an error.
+func TestStoppedWhileItWaits(t *testing.T) {
+	t.Parallel()
+	cfg, err := config.Load(config.Options{Flags: map[string]string{"data": t.TempDir(), "addr": "127.0.0.1:0", "admin_addr": "127.0.0.1:0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	log := &said{heard: func(text string) {
+		if strings.Contains(text, "waiting for the first start of the shop") {
+			cancel()
+		}
+	}}
+	if err := serveOnly(ctx, cfg, "payments", io.Discard, log); err != nil || !strings.Contains(log.String(), "stopped before it was ready") {
+		t.Errorf("ended with %v: %s", err, log)
+	}
+
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		if c, err := silent.Accept(); err == nil {
+			cancel()
+			<-t.Context().Done()
+			_ = c.Close()
+		}
+	}()
+	waiting := cfg
+	waiting.Database.Driver, waiting.Database.Postgres.DSN, waiting.Database.Postgres.Secret = "postgres", "postgres://"+silent.Addr().String()+"/banyan", "x"
+	log = &said{}
+	if err := serve(ctx, waiting, config.Options{}, io.Discard, log); err != nil || !strings.Contains(log.String(), "stopped before it was ready") {
+		t.Errorf("ended with %v: %s", err, log)
+	}
+
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	cfg.Addr = taken.Addr().String()
+	if err := serve(t.Context(), cfg, config.Options{}, io.Discard, io.Discard); err == nil {
+		t.Error("a port that is taken is no error")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,7 @@ import (
 	"github.com/banyan-go/banyan/internal/database"
 	"github.com/banyan-go/banyan/internal/message"
 	"github.com/banyan-go/banyan/internal/module"
+	"github.com/banyan-go/banyan/internal/operator"
 	"github.com/banyan-go/banyan/internal/ownership"
 	"github.com/banyan-go/banyan/internal/rest"
 	"github.com/banyan-go/banyan/internal/telemetry"
@@ -48,7 +50,8 @@ func serveOnly(ctx context.Context, cfg config.Config, name string, out, errOut 
 		return err
 	}
 	log := telemetry.NewLogger(errOut, cfg.Log).With("only", name)
-	started := time.Now()
+	started, ready := time.Now(), false
+	defer func() { err = beforeReady(ctx, ready, err, log) }()
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data: %w", err)
 	}
@@ -75,11 +78,12 @@ func serveOnly(ctx context.Context, cfg config.Config, name string, out, errOut 
 	if err := stores.Alone(name); err != nil {
 		return err
 	}
-	p, err := openOnly(ctx, cfg, d, listener.Addr(), stores, tracing, log)
+	p, err := openOnly(ctx, cfg, d, listener.Addr(), operators.Addr(), stores, tracing, log)
 	if err != nil {
 		return err
 	}
 	if err := p.run(ctx, cfg, listener, operators, func() {
+		ready = true
 		_, _ = fmt.Fprintf(out, "banyan %s is ready after %d ms: %s for the gateway on %s, operators on %s\n",
 			version(), time.Since(started).Milliseconds(), name, listener.Addr(), url(operators))
 	}); err != nil {
@@ -130,7 +134,7 @@ type only struct {
 	log      *slog.Logger
 }
 
-func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr net.Addr, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*only, error) {
+func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr, operators net.Addr, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*only, error) {
 	p := &only{log: log}
 	registry, system := telemetry.NewRegistry(), clock.System{}
 	shared, own, err := awaitStores(ctx, stores, d.Name, log)
@@ -169,7 +173,7 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr 
 		records = ownership.NewBeside(ownership.NewStore(shared), tellShop(cfg.Data))
 	}
 	if p.owners, err = ownership.Open(ctx, records, ownership.Options{
-		Self:    ownership.Process{ID: processName(replica), Module: d.Name, Program: version(), Names: wireNames(), Address: advertised},
+		Self:    ownership.Process{ID: processName(replica), Module: d.Name, Program: version(), Names: wireNames(), Address: advertised, Operators: operators.String()},
 		Modules: modules.Names(), Shared: stores.Dialect() == database.Postgres, TTL: cfg.Bus.LeaseTTL, Broker: brokerState(broker), Log: log,
 	}); err != nil {
 		return nil, err
@@ -231,7 +235,11 @@ func openOnly(ctx context.Context, cfg config.Config, d module.Descriptor, addr 
 	p.operator = admin.Server(admin.Options{Token: token, Hosts: cfg.AdminHosts, Registry: registry, Log: log, Open: map[string]http.Handler{
 		"GET /healthz": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"status":"ok"}`+"\n") }),
 		"GET /readyz":  p.readiness(own),
-	}})
+	}, Guarded: map[string]http.Handler{"/admin/": operator.Handler(operator.Options{
+		Bus: p.bus, Modules: modules.Names(), Where: whereabouts(p.owners), Projections: set.Projections,
+		Spans:  func() any { return tracing.Recent() },
+		Config: func() string { var b strings.Builder; _ = cfg.Print(&b); return b.String() },
+	})}})
 	return p, nil
 }
 
@@ -296,15 +304,21 @@ func awaitKeys(ctx context.Context, store *database.DB, o control.RingOptions) (
 
 // newServer is the port that the gateway reaches. Nothing is answered there without an assertion but how the process is.
 func (p *only) newServer(cfg config.Config, name string, next http.Handler, store *database.DB, registry *prometheus.Registry) (*http.Server, error) {
-	mux := http.NewServeMux()
-	mux.Handle("GET /readyz", p.readiness(store))
-	mux.Handle("/", http.MaxBytesHandler(next, 16<<20)) // the gateway has the limits of the routes
+	ready, module := p.readiness(store), rest.Recover(p.log, http.MaxBytesHandler(next, 16<<20)) // the gateway has the limits of the routes
+	// No ServeMux, and nothing that net/http answers by itself: they tell strangers more than 401, and count none.
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+			ready.ServeHTTP(w, r)
+			return
+		}
+		module.ServeHTTP(w, r)
+	})
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	limits := cfg.Gateway.Limits
 	s := &http.Server{
-		Handler: p.sayGoodbye(mux), Protocols: protocols, ReadHeaderTimeout: limits.ReadHeader, IdleTimeout: 2 * limits.Idle, MaxHeaderBytes: 2 * limits.HeaderBytes,
-		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		Handler: p.sayGoodbye(handler), Protocols: protocols, ReadHeaderTimeout: limits.ReadHeader, IdleTimeout: 2 * limits.Idle, MaxHeaderBytes: 2 * limits.HeaderBytes,
+		DisableGeneralOptionsHandler: true, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
 	if cfg.Gateway.Certs == "" {
 		protocols.SetUnencryptedHTTP2(true)

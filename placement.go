@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"os"
 	"slices"
@@ -267,6 +268,29 @@ func (r registered) Watch(ctx context.Context, update func([]upstream.Endpoint))
 	}
 }
 
+// whereabouts finds another process that has the store of a module: its owner before others.
+func whereabouts(owners *ownership.Owners) func(module string) (process, operators string) {
+	return func(module string) (string, string) {
+		var found ownership.Process
+		_, live := owners.Status()
+		for _, p := range live {
+			side := ownership.Away
+			if p.Module == "" {
+				side = ownership.Home
+			}
+			switch {
+			case p.ID == owners.Self().ID, p.Module != "" && p.Module != module, slices.Contains(p.Lacks, module):
+			case found.ID == "", owners.Record(module).Owns(side):
+				found = p
+			}
+		}
+		if found.ID == "" {
+			return "", ""
+		}
+		return found.Label(), found.Operators
+	}
+}
+
 // PlacementStatus is where all modules are, for people and programs.
 type PlacementStatus struct {
 	Modules   []ownership.Status  `json:"modules"`
@@ -320,6 +344,9 @@ func placementAnswers(owners *ownership.Owners, store *ownership.Store, b *bus.B
 			return owners.Set(r.Context(), r.PathValue("module"), body.Wish, cause(r, body.Reason))
 		},
 		"GET /placement/{module}/journal": func(r *http.Request) (any, error) {
+			if err := known(r.PathValue("module")); err != nil {
+				return nil, err
+			}
 			return owners.Journal(r.Context(), r.PathValue("module"), 100)
 		},
 	}
@@ -374,7 +401,7 @@ These commands ask the running shop: --data is its data folder, --admin-addr the
 			return s.output(cmd).Print(st, []string{"module", "placement", "owner", "epoch", "step", "processes", "waits for"}, rows)
 		}}
 
-	var percent, writes float64
+	var percent, writes share
 	var reason string
 	var wait time.Duration
 	set := &cobra.Command{Use: "set MODULE PLACEMENT", Short: "Move a module", Args: cobra.ExactArgs(2),
@@ -384,10 +411,10 @@ configured value changes. Setting local always works, whether the other side, or
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w := ownership.Wish{Placement: ownership.Placement(args[1])}
 			if cmd.Flags().Changed("percent") {
-				w.Reads, w.Writes = int(percent*100+0.5), int(percent*100+0.5)
+				w.Reads, w.Writes = percent.points(), percent.points()
 			}
 			if cmd.Flags().Changed("writes") {
-				w.Writes = int(writes*100 + 0.5)
+				w.Writes = writes.points()
 			}
 			if w.Placement == ownership.Canary && w.Reads == 0 {
 				return misused(cmd, errors.New("--percent: canary needs a share of the subjects, as in --percent 5"))
@@ -397,8 +424,8 @@ configured value changes. Setting local always works, whether the other side, or
 			}
 			return s.move(cmd, args[0], w, reason, wait)
 		}}
-	set.Flags().Float64Var(&percent, "percent", 0, "canary: `share` of the subjects whose requests go out, in percent")
-	set.Flags().Float64Var(&writes, "writes", 0, "canary: `share` for everything but reads, in percent (default that of --percent)")
+	set.Flags().Var(&percent, "percent", "canary: `share` of the subjects whose requests go out, in percent")
+	set.Flags().Var(&writes, "writes", "canary: `share` for everything but reads, in percent (default that of --percent)")
 	rollback := &cobra.Command{Use: "rollback MODULE", Short: "Bring a module home, whatever is with the other side", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.move(cmd, args[0], ownership.Wish{Placement: ownership.Local}, reason, wait)
@@ -427,6 +454,27 @@ configured value changes. Setting local always works, whether the other side, or
 	root.AddCommand(status, set, rollback, history, planCommand(s), readinessCommand(s), rehearseCommand(s))
 	return root
 }
+
+// share is a flag for a share in percent: 5 and 5% are the same.
+type share float64
+
+// Set reads it.
+func (s *share) Set(text string) error {
+	f, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
+	if err != nil || !(f == 0 || f >= 0.01 && f <= 100) {
+		return errors.New("it is 0, or a share in percent from 0.01 to 100, as in 5 or 5%")
+	}
+	*s = share(f)
+	return nil
+}
+
+func (s *share) String() string { return strconv.FormatFloat(float64(*s), 'g', -1, 64) }
+
+// Type is what help calls it.
+func (s *share) Type() string { return "share" }
+
+// points are basis points.
+func (s share) points() int { return int(math.Round(100 * float64(s))) }
 
 // move asks the running shop to move a module, and waits until everybody follows.
 func (s *settings) move(cmd *cobra.Command, module string, w ownership.Wish, reason string, wait time.Duration) error {

@@ -11,6 +11,7 @@ import (
 	"go/token"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -199,7 +200,7 @@ func (s *shop) planAnswers(cfg config.Config) map[string]operator.Answer {
 
 func planCommand(s *settings) *cobra.Command {
 	var to string
-	var percent, writes float64
+	percent, writes := share(5), share(0)
 	c := &cobra.Command{Use: "plan [MODULE]", Short: "Say what a move would do, and what stands in its way", Args: cobra.MaximumNArgs(1),
 		Long: `Say what a move of a module would do, step by step, and what stands in its way, with the way out of each. Nothing is changed.
 The exit code is 1 if something blocks. What questions between processes cost is reckoned from the rates of the last five minutes
@@ -214,10 +215,10 @@ Without MODULE: how ready each module is to leave, as banyan placement readiness
 			}
 			w := ownership.Wish{Placement: ownership.Placement(to)}
 			if w.Placement == ownership.Canary {
-				w.Reads, w.Writes = int(percent*100+0.5), int(percent*100+0.5)
+				w.Reads, w.Writes = percent.points(), percent.points()
 			}
 			if cmd.Flags().Changed("writes") {
-				w.Writes = int(writes*100 + 0.5)
+				w.Writes = writes.points()
 			}
 			if err := w.Check(); err != nil {
 				return misused(cmd, err)
@@ -225,8 +226,8 @@ Without MODULE: how ready each module is to leave, as banyan placement readiness
 			return s.plan(cmd, args[0], w)
 		}}
 	c.Flags().StringVar(&to, "to", string(ownership.Remote), "`placement` to go to")
-	c.Flags().Float64Var(&percent, "percent", 5, "canary: `share` of the subjects whose requests go out, in percent")
-	c.Flags().Float64Var(&writes, "writes", 0, "canary: `share` for everything but reads, in percent (default that of --percent)")
+	c.Flags().Var(&percent, "percent", "canary: `share` of the subjects whose requests go out, in percent")
+	c.Flags().Var(&writes, "writes", "canary: `share` for everything but reads, in percent (default that of --percent)")
 	return c
 }
 
@@ -241,7 +242,7 @@ func (s *settings) plan(cmd *cobra.Command, module string, w ownership.Wish) err
 		return err
 	}
 	blocks := 0
-	for _, b := range importBreaches(".", module) {
+	for _, b := range concerning(importBreaches("."), module) {
 		r.Blocked = true
 		r.Findings = append([]preflight.Finding{{Level: preflight.Blocks, What: b.Module + ": " + b.What, WayOut: b.WayOut}}, r.Findings...)
 	}
@@ -338,8 +339,9 @@ func (s *settings) readiness(cmd *cobra.Command) error {
 	if err := a.Get(cmd.Context(), cli.Path("placement", "readiness"), &list); err != nil {
 		return err
 	}
+	imports := importBreaches(".")
 	for i, r := range list {
-		list[i].Breaches += len(importBreaches(".", r.Module))
+		list[i].Breaches += len(concerning(imports, r.Module))
 	}
 	list = preflight.Score(list, changes(cmd.Context(), ".", 90))
 	var rows [][]any
@@ -379,30 +381,51 @@ func checkout(dir string) (root, path string) {
 	return "", ""
 }
 
-// importBreaches looks at the sources of a module, if this is run among them.
-func importBreaches(dir, module string) []preflight.Breach {
+// concerning are the breaches in which a module has a part: it reaches into others, or they into it.
+func concerning(all []preflight.Breach, module string) (some []preflight.Breach) {
+	for _, b := range all {
+		if b.Module == module || b.Other == module {
+			some = append(some, b)
+		}
+	}
+	return some
+}
+
+// importBreaches looks at the sources of all modules, if this is run among them.
+func importBreaches(dir string) (all []preflight.Breach) {
 	root, path := checkout(dir)
 	if root == "" {
 		return nil
 	}
-	imports := map[string][]string{}
-	_ = filepath.WalkDir(filepath.Join(root, "modules", module), func(file string, d fs.DirEntry, err error) error {
+	modules := map[string]map[string][]string{} // module -> file -> imports
+	_ = filepath.WalkDir(filepath.Join(root, "modules"), func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
 			return nil // what cannot be read is found by the compiler
+		}
+		name, _ := filepath.Rel(root, file)
+		name = filepath.ToSlash(name)
+		parts := strings.Split(name, "/")
+		if len(parts) < 3 {
+			return nil // the list of the modules
 		}
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
 		if err != nil {
 			return nil
 		}
-		name, _ := filepath.Rel(root, file)
+		if modules[parts[1]] == nil {
+			modules[parts[1]] = map[string][]string{}
+		}
 		for _, i := range parsed.Imports {
 			if path, err := strconv.Unquote(i.Path.Value); err == nil {
-				imports[filepath.ToSlash(name)] = append(imports[filepath.ToSlash(name)], path)
+				modules[parts[1]][name] = append(modules[parts[1]][name], path)
 			}
 		}
 		return nil
 	})
-	return preflight.ImportBreaches(path+"/modules", module, imports)
+	for _, m := range slices.Sorted(maps.Keys(modules)) {
+		all = append(all, preflight.ImportBreaches(path+"/modules", m, modules[m])...)
+	}
+	return all
 }
 
 // changes are the commits of the last days to the folder of each module; nil where there is no history.
@@ -434,7 +457,7 @@ func changes(ctx context.Context, dir string, days int) map[string]int {
 
 func rehearseCommand(s *settings) *cobra.Command {
 	var latency, lasts time.Duration
-	var lost string
+	lost := share(1)
 	c := &cobra.Command{Use: "rehearse MODULE", Short: "Let a module behave as if it were remote while it is here, and report what becomes of that", Args: cobra.ExactArgs(1),
 		Long: `Let a module of the running shop behave as if it were in another process: requests, questions and messages that cross its
 boundary take longer, and some are lost on the way. Messages are sent again; questions fail as unavailable; requests are lost
@@ -444,32 +467,15 @@ Then it prints what has got slower or has failed, compared with the five minutes
 Ctrl-C, and with the process; meanwhile /readyz says degraded. It concerns the one process that is asked, and users notice it.`,
 		Example: "  banyan placement rehearse payments --latency 5ms --errors 1% --for 1m",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			share, err := parseShare(lost)
-			if err != nil {
+			if err := (rehearsal.Settings{Latency: latency, Errors: float64(lost) / 100, For: lasts}).Check(); err != nil {
 				return misused(cmd, err)
 			}
-			if err := (rehearsal.Settings{Latency: latency, Errors: share, For: lasts}).Check(); err != nil {
-				return misused(cmd, err)
-			}
-			return s.rehearse(cmd, args[0], latency, share, lasts)
+			return s.rehearse(cmd, args[0], latency, float64(lost)/100, lasts)
 		}}
 	c.Flags().DurationVar(&latency, "latency", 5*time.Millisecond, "`time` of the way there and back")
-	c.Flags().StringVar(&lost, "errors", "1%", "`share` of what is lost on the way, in percent")
+	c.Flags().Var(&lost, "errors", "`share` of what is lost on the way, in percent")
 	c.Flags().DurationVar(&lasts, "for", time.Minute, "how `long`, at most 15m")
 	return c
-}
-
-// parseShare reads 1% or 0.01.
-func parseShare(text string) (float64, error) {
-	digits, percent := strings.CutSuffix(text, "%")
-	f, err := strconv.ParseFloat(digits, 64)
-	if percent {
-		f /= 100
-	}
-	if err != nil || !(f >= 0 && f <= 1) {
-		return 0, fmt.Errorf("--errors: %q is not a share as in 1%% or 0.01", text)
-	}
-	return f, nil
 }
 
 func (s *settings) rehearse(cmd *cobra.Command, module string, latency time.Duration, share float64, lasts time.Duration) error {

@@ -33,19 +33,22 @@ func TestPlanFindsImports(t *testing.T) {
 		"modules/orders/internal/o.go":    "package order\n\nimport _ \"example.org/shop/modules/payments\"\n",
 		"modules/orders/orders_test.go":   "package orders\n\nimport _ \"example.org/shop/modules/payments\"\n",
 		"modules/payments/module.go":      "package payments\n",
+		"modules/modules.go":              "package modules\n\nimport _ \"example.org/shop/modules/payments\"\n",
 		"elsewhere/below/nothing.go":      "package below\n",
 		"modules/orders/testdata/not.txt": "import",
 	})
 	for _, at := range []string{dir, filepath.Join(dir, "elsewhere", "below")} {
-		got := importBreaches(at, "orders")
-		if len(got) != 1 || got[0].What != "modules/orders/internal/o.go imports example.org/shop/modules/payments" || got[0].Other != "payments" {
-			t.Errorf("from %s: %+v", at, got)
+		for _, m := range []string{"orders", "payments"} { // whichever of them leaves
+			got := concerning(importBreaches(at), m)
+			if len(got) != 1 || got[0].What != "modules/orders/internal/o.go imports example.org/shop/modules/payments" || got[0].Module != "orders" || got[0].Other != "payments" {
+				t.Errorf("%s, from %s: %+v", m, at, got)
+			}
 		}
-		if got := importBreaches(at, "payments"); len(got) > 0 {
-			t.Errorf("from %s: %+v", at, got)
+		if got := concerning(importBreaches(at), "users"); len(got) > 0 {
+			t.Errorf("users, from %s: %+v", at, got)
 		}
 	}
-	if got := importBreaches(t.TempDir(), "orders"); len(got) > 0 {
+	if got := importBreaches(t.TempDir()); len(got) > 0 {
 		t.Errorf("outside of a checkout: %+v", got)
 	}
 }
@@ -53,14 +56,11 @@ func TestPlanFindsImports(t *testing.T) {
 // The modules of this repository keep their boundaries.
 func TestPlanFindsNothingHere(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("modules/*/module.go")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("%v, %v", files, err)
+	if root, _ := checkout("."); root == "" {
+		t.Fatal("the sources are not found")
 	}
-	for _, f := range files {
-		if got := importBreaches(".", filepath.Base(filepath.Dir(f))); len(got) > 0 {
-			t.Errorf("%+v", got)
-		}
+	if got := importBreaches("."); len(got) > 0 {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -102,7 +102,7 @@ func TestWrongPlans(t *testing.T) {
 	for line, hint := range map[string]string{
 		"placement plan payments --to away":                   `"away" is not local, shadow, canary, remote or retired`,
 		"placement plan payments --to remote --writes 5":      "remote has no share of reads or writes",
-		"placement rehearse payments --errors many":           `--errors: "many" is not a share as in 1% or 0.01`,
+		"placement rehearse payments --errors many":           `"many" for "--errors" flag: it is 0, or a share in percent from 0.01 to 100, as in 5 or 5%; see banyan placement rehearse --help`,
 		"placement rehearse payments --errors 60%":            "are not a share between 0 and 0.5",
 		"placement rehearse payments --for 20m":               "20m0s is not between 1s and 15m0s",
 		"placement rehearse payments --latency 0s --errors 0": "there is nothing to rehearse",
@@ -114,9 +114,24 @@ func TestWrongPlans(t *testing.T) {
 			t.Errorf("banyan %s: exit code %d, %v; want %d and %q", line, code, err, exitUsage, hint)
 		}
 	}
-	for text, want := range map[string]float64{"1%": .01, "0.01": .01, "0": 0, "50 %": -1, "-1": -1, "101%": -1} {
-		if got, err := parseShare(text); (err != nil) != (want < 0) || err == nil && got != want {
-			t.Errorf("%q is %v, %v", text, got, err)
+}
+
+// A share in percent is read in one way everywhere, before anything is reckoned with it.
+func TestShares(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{"5": 500, "5%": 500, "0": 0, "0%": 0, "0.01": 1, "0.29%": 29, "100": 10_000, "12.345": 1235, "1e1": 1000} {
+		var s share
+		if err := s.Set(text); err != nil || s.points() != want {
+			t.Errorf("%q: %d, %v, want %d", text, s.points(), err, want)
+		}
+	}
+	for _, text := range []string{"-1", "NaN", "nan%", "Inf", "-Inf", "+Inf%", "0.00001", "0.009%", "101", "100.01%", "5 %", "%", "", "5%%", "half"} {
+		for _, flag := range []string{"placement set payments canary --percent=", "placement set payments canary --percent 5 --writes=", "placement plan payments --to canary --percent=", "placement rehearse payments --errors="} {
+			line := strings.Fields(flag)
+			line[len(line)-1] += text
+			if _, code, err := run(t, line...); code != exitUsage || err == nil || !strings.Contains(err.Error(), "a share in percent from 0.01 to 100, as in 5 or 5%") {
+				t.Errorf("banyan %s: exit code %d, %v", strings.Join(line, " "), code, err)
+			}
 		}
 	}
 }

@@ -135,6 +135,10 @@ func keyTable(t *testing.T) string {
 			case value.Kind == yaml.SequenceNode:
 				var items []string
 				for _, item := range value.Content {
+					if item.Kind == yaml.MappingNode { // its first key tells it from the others
+						items = append(items, "{"+item.Content[0].Value+": "+item.Content[1].Value+", ...}")
+						continue
+					}
 					items = append(items, item.Value)
 				}
 				text = "[" + strings.Join(items, ", ") + "]"
@@ -183,6 +187,30 @@ func TestREADMEConfiguration(t *testing.T) {
 		}
 	}
 	walk(keys.Content[0], "")
+	for _, k := range unknownKeys(text, string(config.Reference())) {
+		t.Errorf("default.yaml names %s, which is no key", k)
+	}
+	if wrong := unknownKeys(text, "# With certificates (gateway.mtls), see modules.NAME.endpoints and bus.workers."); !slices.Equal(wrong, []string{"gateway.mtls"}) {
+		t.Errorf("of one wrong key %v were found", wrong)
+	}
+	if strings.Contains(want, "[, ") {
+		t.Error("a list is shown without what is in it")
+	}
+}
+
+var namedKeys = regexp.MustCompile(`\b(?:gateway|bus|modules|database|ownership|telemetry|log)\.[a-z_.]*[a-z]`)
+
+// unknownKeys are the keys that comments name and that are not in the table.
+func unknownKeys(table, comments string) (wrong []string) {
+	for line := range strings.Lines(comments) {
+		_, comment, _ := strings.Cut(line, "# ")
+		for _, k := range namedKeys.FindAllString(comment, -1) {
+			if k != "modules.NAME" && !strings.Contains(table, "| `"+k+"` |") && !strings.Contains(table, "| `"+k+".") && !strings.Contains(table, "| `"+strings.Replace(k, "modules.", "modules.users.", 1)+"` |") {
+				wrong = append(wrong, k)
+			}
+		}
+	}
+	return wrong
 }
 
 var (
@@ -441,18 +469,36 @@ func TestREADMECommands(t *testing.T) {
 	})
 }
 
-// tour is for a shop that somebody has started in another terminal.
+// tour follows the page from its top: somebody has run the shop as it comes, and then starts the one of the tour in another terminal.
 func tour(t *testing.T, binary string) {
 	public, operator := free(t), free(t)
 	s := newShell(t, readme, binary, "http://localhost:8080", "http://"+public, "127.0.0.1:9090", operator)
 	s.env = append(s.env, "BANYAN_ADDR="+public, "BANYAN_ADMIN_ADDR="+operator)
-	log, err := os.Create(filepath.Join(s.dir, "shop.log"))
+	s.serve(t, "first.log", "./banyan")()
+	all := blocks(page(t, readme))
+	i := slices.IndexFunc(all, func(b block) bool { return b.language == "sh" && b.name == "start" })
+	if i < 0 {
+		t.Fatal("the README does not say how to start the shop of the tour")
+	}
+	build, start, _ := strings.Cut(strings.TrimSpace(all[i].text), "\n")
+	if build != "make build" {
+		t.Errorf("the tour begins with %q", build)
+	}
+	stop := s.serve(t, "shop.log", start)
+	s.run(t, "tour")
+	stop()
+}
+
+// serve runs a command line that starts a shop and waits until that is ready; the function it returns ends it.
+func (s *shell) serve(t *testing.T, logName, line string) (stop func()) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(s.dir, logName))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = log.Close() }()
-	shop := exec.Command(filepath.Join(s.dir, "banyan"))
-	shop.Dir, shop.Env = s.dir, append(slices.Clone(s.env), "BANYAN_ADMIN_PASSWORD=correct-horse-battery-staple")
+	t.Cleanup(func() { _ = log.Close() })
+	shop := exec.Command("bash", "-c", strings.Replace(line, "./banyan", "exec ./banyan", 1))
+	shop.Dir, shop.Env = s.dir, s.env
 	shop.Stdout, shop.Stderr = log, log
 	if err := shop.Start(); err != nil {
 		t.Fatal(err)
@@ -471,12 +517,14 @@ func tour(t *testing.T, binary string) {
 		}
 		<-time.After(10 * time.Millisecond)
 	}
-	s.run(t, "tour")
-	if err := shop.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := shop.Wait(); err != nil {
-		t.Errorf("after SIGTERM: %v", err)
+	return func() {
+		t.Helper()
+		if err := shop.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := shop.Wait(); err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -39,6 +40,7 @@ import (
 	"github.com/banyan-go/banyan/internal/telemetry"
 	"github.com/banyan-go/banyan/internal/token"
 	"github.com/banyan-go/banyan/internal/unit"
+	"github.com/banyan-go/banyan/internal/wholefile"
 	"github.com/banyan-go/banyan/modules"
 	"github.com/banyan-go/banyan/modules/users"
 	"github.com/banyan-go/banyan/proxy"
@@ -49,7 +51,8 @@ import (
 // handled, and only then the stores close.
 func serve(ctx context.Context, cfg config.Config, from config.Options, out, errOut io.Writer) (err error) {
 	log := telemetry.NewLogger(errOut, cfg.Log)
-	started := time.Now()
+	started, ready := time.Now(), false
+	defer func() { err = beforeReady(ctx, ready, err, log) }()
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data: %w", err)
 	}
@@ -82,12 +85,12 @@ func serve(ctx context.Context, cfg config.Config, from config.Options, out, err
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 
-	shop, err := open(ctx, cfg, stores, tracing, log)
+	shop, err := open(ctx, cfg, operators.Addr(), stores, tracing, log)
 	if err != nil {
 		return err
 	}
 	shop.runs = append(shop.runs, func(ctx context.Context) error {
-		return config.Watch(ctx, from, shop.wishes.change, func(err error) {
+		return config.Watch(ctx, from, cfg, shop.wishes.change, func(err error) {
 			log.Error("the changed configuration is refused; the one before stays in force", "error", err)
 		})
 	})
@@ -96,20 +99,42 @@ func serve(ctx context.Context, cfg config.Config, from config.Options, out, err
 		return err
 	}
 	if shop.owners.Record("users").Owns(ownership.Home) {
-		if err := sayAdmin(ctx, shop.stores["users"], out); err != nil {
+		made, err := sayAdmin(ctx, shop.stores["users"], cfg.Data, out)
+		if err != nil {
 			return err
+		}
+		if given := os.Getenv(passwordVariable); given != "" && !made {
+			shop.runs = append(shop.runs, func(ctx context.Context) error {
+				warnOfPassword(ctx, shop.stores["users"], given, log)
+				return nil
+			})
 		}
 	}
 	if err := admin.Announce(cfg.Data, operators.Addr()); err != nil {
 		return err
 	}
 	if err := shop.run(ctx, cfg, public, operators, func() {
+		ready = true
 		_, _ = fmt.Fprintf(out, "banyan %s is ready after %d ms: the shop on %s, its documentation on %s/docs, operators on %s\n",
 			version(), time.Since(started).Milliseconds(), url(public), url(public), url(operators))
 	}); err != nil {
 		return err
 	}
 	log.Info("stopped")
+	return nil
+}
+
+// beforeReady is what becomes of a process that was told to stop while it started: whatever that broke off, it has done as it was told, and
+// the next start goes on from there.
+func beforeReady(ctx context.Context, ready bool, err error, log *slog.Logger) error {
+	if ready || err == nil || ctx.Err() == nil {
+		return err
+	}
+	if errors.Is(err, context.Canceled) {
+		log.Info("stopped before it was ready")
+	} else {
+		log.Info("stopped before it was ready", "broken_off", err)
+	}
 	return nil
 }
 
@@ -132,7 +157,7 @@ type shop struct {
 }
 
 // open wires everything; nothing runs yet.
-func open(ctx context.Context, cfg config.Config, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*shop, error) {
+func open(ctx context.Context, cfg config.Config, operators net.Addr, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*shop, error) {
 	s := &shop{stores: map[string]*unit.Store{}, log: log}
 	registry := telemetry.NewRegistry()
 	shared, err := stores.Store(ctx, database.Control)
@@ -156,7 +181,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 	s.wishes = newWishes(cfg)
 	records := ownership.NewStore(shared)
 	if s.owners, err = ownership.Open(ctx, records, ownership.Options{
-		Self:    ownership.Process{ID: processName(replica), Program: version(), Names: wireNames()},
+		Self:    ownership.Process{ID: processName(replica), Program: version(), Names: wireNames(), Operators: operators.String()},
 		Modules: modules.Names(), Asks: asking(), Shared: stores.Dialect() == database.Postgres, TTL: cfg.Bus.LeaseTTL,
 		Wishes: s.wishes.current, Broker: brokerState(s.broker), Log: log,
 		Needed: map[string]string{"users": "the gateway asks its store which logins are revoked"},
@@ -228,7 +253,7 @@ func open(ctx context.Context, cfg config.Config, stores *database.Stores, traci
 			"GET /readyz":  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.gateway.Readyz(r.Context(), w, r.URL.Query()) }),
 		},
 		Guarded: map[string]http.Handler{"/admin/": operator.Handler(operator.Options{
-			Bus: s.bus, Projections: s.set.Projections,
+			Bus: s.bus, Modules: modules.Names(), Where: whereabouts(s.owners), Projections: s.set.Projections,
 			Spans:  func() any { return tracing.Recent() },
 			More:   merged(gatewayAnswers(s.gateway, keys), placementAnswers(s.owners, records, s.bus, s.broker), s.planAnswers(cfg)),
 			Config: func() string { var b strings.Builder; _ = cfg.Print(&b); return b.String() },
@@ -329,16 +354,69 @@ func ownConfig(m config.Modules) modules.Config {
 	}
 }
 
-// sayAdmin makes the first admin, and says a password that was made up: once, and nowhere else.
-func sayAdmin(ctx context.Context, store *unit.Store, out io.Writer) error {
-	password, created, err := users.Bootstrap(ctx, store, os.Getenv("BANYAN_ADMIN_PASSWORD"))
+// adminPassword is the file in the data directory that has a made-up password until it has been said: whenever a first start is killed,
+// the next one says it.
+const adminPassword = "admin.password"
+
+// passwordVariable gives the first admin's password.
+const passwordVariable = "BANYAN_ADMIN_PASSWORD"
+
+// warnOfPassword tells whoever gives a password for the first admin, and has an admin already, that it is not used. It takes tens of
+// milliseconds of a processor, for which no start waits.
+func warnOfPassword(ctx context.Context, store *unit.Store, given string, log *slog.Logger) {
+	his, err := users.AdminSignsInWith(ctx, store, given)
+	if err == nil && !his {
+		log.Warn(passwordVariable + " is not used: there is an admin already, and it is not the password of " + users.AdminEmail +
+			"; leave it out, or start a shop of its own with another --data")
+	}
+	debug.FreeOSMemory() // what a hash takes is more than the shop does
+}
+
+// sayAdmin makes the first admin, if there is none, and says a password that was made up: once, and nowhere else.
+func sayAdmin(ctx context.Context, store *unit.Store, dataDir string, out io.Writer) (made bool, err error) {
+	file := filepath.Join(dataDir, adminPassword)
+	kept, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return made, err
+	}
+	madeUp := strings.TrimSpace(string(kept))
+	has, err := users.HasAdmin(ctx, store)
 	if err != nil {
-		return fmt.Errorf("first admin: %w", err)
+		return made, fmt.Errorf("first admin: %w", err)
 	}
-	if created && password != "" {
-		_, _ = fmt.Fprintf(out, "The admin is %s, the password %s (said this once; change it after signing in)\n", users.AdminEmail, password)
+	secret := os.Getenv(passwordVariable)
+	if !has {
+		if secret == "" {
+			if madeUp == "" {
+				madeUp = users.MadeUpPassword()
+				if err := wholefile.Replace(file, []byte(madeUp+"\n")); err != nil {
+					return made, fmt.Errorf("first admin: %w", err)
+				}
+			}
+			secret = madeUp
+		}
+		if made, err = users.Bootstrap(ctx, store, secret); err != nil {
+			return made, fmt.Errorf("first admin: %w", err)
+		}
 	}
-	return nil
+	if madeUp == "" {
+		return made, nil
+	}
+	his := made && secret == madeUp
+	if !made { // an earlier start of this process has made him, or another replica, whose password is the one
+		if his, err = users.AdminSignsInWith(ctx, store, madeUp); err != nil {
+			return made, fmt.Errorf("first admin: %w", err)
+		}
+	}
+	if his {
+		if _, err := fmt.Fprintf(out, "The admin is %s, the password %s (said this once; change it after signing in)\n", users.AdminEmail, madeUp); err != nil {
+			return made, fmt.Errorf("first admin: the password could not be said and is in %s: %w", file, err)
+		}
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return made, err
+	}
+	return made, nil
 }
 
 // run starts everything in order and, when ctx ends, ends it in reverse.
@@ -402,14 +480,14 @@ func (s *shop) run(ctx context.Context, cfg config.Config, public, operators net
 
 // ready is 200 as long as a store can be reached; trouble behind it is told, not shown as an outage.
 func (s *shop) ready(ctx context.Context, name string) (bool, any) {
-	states, delivering := s.bus.Status(ctx)
+	var names []string
+	if name != "" {
+		names = []string{name}
+	}
+	states, delivering := s.bus.Status(ctx, names...)
 	reachable := 0
 	status := "ready"
-	for m, state := range states {
-		if name != "" && m != name {
-			delete(states, m)
-			continue
-		}
+	for _, state := range states {
 		if state.Store == "ok" {
 			reachable++
 		}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -44,6 +45,13 @@ type Config struct {
 	Modules         Modules             `mapstructure:"modules"`
 
 	sources map[string]string // key -> where its value came from; absent for a default
+	file    contents
+}
+
+// contents is what a configuration was read from its file.
+type contents struct {
+	digest [sha256.Size]byte
+	keys   int // that it sets
 }
 
 // Ownership is about where modules are.

@@ -141,7 +141,7 @@ func (k known) below(section string) []string {
 	return names
 }
 
-// unknown is the error for a key that does not exist: with the nearest one, and all that there are at its place.
+// unknown is the error for a key that does not exist: with the one that is probably meant, and all that there are at its place.
 func (k known) unknown(key string) error {
 	at := key
 	for at != "" && !k.section(at) {
@@ -151,18 +151,52 @@ func (k known) unknown(key string) error {
 			at = ""
 		}
 	}
-	where := "the configuration"
+	where, rest := "the configuration", key
 	if at != "" {
-		where = at
+		where, rest = at, strings.TrimPrefix(key, at+".")
 	}
-	return fmt.Errorf("%s: there is no such key; did you mean %s? %s has %s", printable(key), k.nearest(key), where, strings.Join(k.below(at), ", "))
+	meant := ""
+	if best := k.meant(at, rest); best != "" {
+		meant = "did you mean " + best + "? "
+	}
+	return fmt.Errorf("%s: there is no such key; %s%s has %s", printable(key), meant, where, strings.Join(k.below(at), ", "))
 }
 
-func (k known) nearest(key string) string {
-	best, least := "", -1
-	for _, candidate := range k.keys {
-		if d := distance(key, candidate); least < 0 || d < least {
-			best, least = candidate, d
+// dotted is the error for a key that exists and is written with dots in a file: that would be a second way to write it.
+func (k known) dotted(key string) error {
+	parts := strings.Split(key, ".")
+	slices.Reverse(parts)
+	return fmt.Errorf("%s: write it as %s, not with dots", key, strings.Join(parts, " below "))
+}
+
+// meant is what somebody probably means by a name below a section: one that is there and written almost so, or the only one written just so
+// that is elsewhere; "" if nothing is like it.
+func (k known) meant(section, name string) string {
+	first, _, _ := strings.Cut(name, ".")
+	if best := nearest(first, k.below(section)); best != "" {
+		if section != "" {
+			best = section + "." + best
+		}
+		return best
+	}
+	elsewhere := ""
+	for _, key := range k.keys {
+		if strings.HasSuffix(key, "."+name) {
+			if elsewhere != "" {
+				return ""
+			}
+			elsewhere = key
+		}
+	}
+	return elsewhere
+}
+
+// nearest is the candidate that differs in a slip or two; "" if none does.
+func nearest(name string, candidates []string) string {
+	best, least := "", min(2, 1+len(name)/4)+1
+	for _, c := range candidates {
+		if d := distance(name, c); d < least {
+			best, least = c, d
 		}
 	}
 	return best

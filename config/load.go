@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"crypto/sha256"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -26,6 +27,8 @@ type Options struct {
 	File    string            // "" for the one that BANYAN_CONFIG names, if it names one
 	Flags   map[string]string // key -> value of the flags that were given
 	Environ func() []string   // os.Environ, in programs
+
+	text []byte // of the file, where it was read already
 }
 
 const (
@@ -62,8 +65,18 @@ func decode(o Options) (Config, error) {
 	if o.File != "" {
 		path = o.File
 	}
+	var file contents
 	if path != "" {
-		wrong = append(wrong, fromFile(keys, path, settings)...)
+		text, err := o.text, error(nil)
+		if text == nil {
+			text, err = readFile(path)
+		}
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("config file: %w", err))
+		} else {
+			wrong = append(wrong, fromFile(keys, path, text, settings)...)
+		}
+		file = contents{digest: sha256.Sum256(text), keys: len(settings)}
 	}
 	for key, s := range variables {
 		settings[key] = s
@@ -91,7 +104,7 @@ func decode(o Options) (Config, error) {
 	if err := v.ReadConfig(bytes.NewReader(reference)); err != nil {
 		return Config{}, fmt.Errorf("default.yaml: %w", err)
 	}
-	c := Config{sources: map[string]string{}}
+	c := Config{sources: map[string]string{}, file: file}
 	for key, s := range settings {
 		v.Set(key, s.value)
 		c.sources[key] = s.source
@@ -139,21 +152,15 @@ func fromEnvironment(keys known, environ func() []string) (settings map[string]s
 	for _, entry := range environ() {
 		name, text, _ := strings.Cut(entry, "=")
 		switch {
-		case !strings.HasPrefix(name, "BANYAN_"), name == "BANYAN_ADMIN_PASSWORD", strings.HasPrefix(name, "BANYAN_TEST_"):
+		case !strings.HasPrefix(name, "BANYAN_"), name == passwordVariable, strings.HasPrefix(name, "BANYAN_TEST_"):
 			continue
-		case name == "BANYAN_CONFIG":
+		case name == fileVariable:
 			file = text
 			continue
 		}
 		l, ok := byVariable[name]
 		if !ok {
-			nearest, least := "", -1
-			for candidate := range byVariable {
-				if d := distance(name, candidate); least < 0 || d < least || d == least && candidate < nearest {
-					nearest, least = candidate, d
-				}
-			}
-			wrong = append(wrong, fmt.Errorf("%s: no key has this variable; did you mean %s (%s)?", printable(name), nearest, byVariable[nearest].key))
+			wrong = append(wrong, keys.noVariable(name))
 			continue
 		}
 		value, err := l.parse(text)
@@ -166,16 +173,50 @@ func fromEnvironment(keys known, environ func() []string) (settings map[string]s
 	return settings, file, wrong
 }
 
-func fromFile(keys known, path string, settings map[string]setting) []error {
+// Variables that are not keys.
+const (
+	fileVariable     = "BANYAN_CONFIG"
+	passwordVariable = "BANYAN_ADMIN_PASSWORD"
+)
+
+// noVariable is the error for a variable that is no key's: with the one that is probably meant, or those of the keys below a section.
+func (k known) noVariable(name string) error {
+	candidates, key := []string{fileVariable, passwordVariable}, map[string]string{}
+	for _, l := range k.keys {
+		v := variable(l)
+		candidates, key[v] = append(candidates, v), l
+		for section := l; strings.Contains(section, "."); {
+			section = section[:strings.LastIndexByte(section, '.')]
+			if variable(section) == name {
+				var below []string
+				for _, n := range k.below(section) {
+					below = append(below, variable(section+"."+n))
+				}
+				return fmt.Errorf("%s: no key has this variable; %s has %s", name, section, strings.Join(below, ", "))
+			}
+		}
+	}
+	best := nearest(name, candidates)
+	switch {
+	case best == "":
+		return fmt.Errorf("%s: no key has this variable; `banyan config` prints the keys", printable(name))
+	case key[best] == "":
+		return fmt.Errorf("%s: no key has this variable; did you mean %s?", printable(name), best)
+	}
+	return fmt.Errorf("%s: no key has this variable; did you mean %s (%s)?", printable(name), best, key[best])
+}
+
+// readFile reads a file as far as it matters: one that is too large is known by a byte too many.
+func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return []error{fmt.Errorf("config file: %w", err)}
+		return nil, err
 	}
 	defer func() { _ = f.Close() }() // it is only read
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return []error{fmt.Errorf("config file: %w", err)}
-	}
+	return io.ReadAll(io.LimitReader(f, maxFile+1))
+}
+
+func fromFile(keys known, path string, text []byte, settings map[string]setting) []error {
 	if len(text) > maxFile {
 		return []error{fmt.Errorf("config file %s: is larger than 1 MiB", path)}
 	}
@@ -224,6 +265,8 @@ func read(keys known, path string, text []byte, settings map[string]setting) (wr
 			// Names with dots would be a second way to write the same key.
 			valid := resolve(name).Kind == yaml.ScalarNode && !strings.Contains(resolve(name).Value, ".")
 			switch {
+			case !valid && (isLeaf || keys.section(key)) && resolve(name).Kind == yaml.ScalarNode:
+				note(name, keys.dotted(key))
 			case !valid || !isLeaf && (resolve(name).Value == "" || !keys.section(key)):
 				note(name, keys.unknown(key))
 			case seen[key]:

@@ -3,41 +3,54 @@ package config
 import (
 	"context"
 	"crypto/sha256"
-	"os"
+	"fmt"
 	"strings"
 	"time"
 )
 
-// watchEvery is how soon a changed file is noticed. The file is looked at, not its directory entry: links that are switched, as
-// Kubernetes does, are followed.
+// watchEvery is how often the file is looked at. The file is, not its directory entry: links that are switched, as Kubernetes does,
+// are followed.
 const watchEvery = time.Second
 
-// Watch reads the configuration again whenever its file has changed, until ctx ends. changed gets each that is valid, refused what is
-// wrong with one that is not: then the one before stays in force. Without a file it only waits.
-func Watch(ctx context.Context, o Options, changed func(Config), refused func(error)) error {
+// Watch reads the configuration again whenever its file is no longer the one that c was read from, until ctx ends. changed gets each that is
+// valid, refused what is wrong with one that is not: then the one before stays in force. Without a file it only waits.
+//
+// A file that is rewritten where it stands is empty for a moment, and then a part of itself, which may be valid: so a change counts when it
+// was there twice in a row, and one that takes every key away does not count at all.
+func Watch(ctx context.Context, o Options, c Config, changed func(Config), refused func(error)) error {
 	path := o.path()
 	if path == "" {
 		<-ctx.Done()
 		return nil
 	}
-	last, _ := digest(path)
+	inForce, done := c.file, c.file.digest
+	seen := done
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(watchEvery):
 		}
-		now, err := digest(path)
-		if err != nil || now == last {
-			continue // it is being replaced, or nothing has changed
-		}
-		last = now
-		c, err := Load(o)
+		text, err := readFile(path)
 		if err != nil {
-			refused(err)
+			continue // it is being replaced
+		}
+		before := seen
+		if seen = sha256.Sum256(text); seen != before || seen == done {
 			continue
 		}
-		changed(c)
+		done = seen
+		o.text = text
+		next, err := Load(o)
+		switch {
+		case err != nil:
+			refused(err)
+		case next.file.keys == 0 && inForce.keys > 0:
+			refused(fmt.Errorf("config file %s: has no keys any more; leave one in it, or start anew to have every default", path))
+		default:
+			inForce = next.file
+			changed(next)
+		}
 	}
 }
 
@@ -56,9 +69,4 @@ func (o Options) path() string {
 		}
 	}
 	return path
-}
-
-func digest(path string) ([sha256.Size]byte, error) {
-	text, err := os.ReadFile(path)
-	return sha256.Sum256(text), err
 }

@@ -103,7 +103,7 @@ func Server(o Options) *http.Server {
 	guarded.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.Handle("/", o.guard(guarded))
 	return &http.Server{
-		Handler:           http.NewCrossOriginProtection().Handler(o.checkHost(mux)),
+		Handler:           http.NewCrossOriginProtection().Handler(o.checkHost(rest.Recover(o.Log, mux))),
 		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}

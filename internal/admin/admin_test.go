@@ -100,6 +100,23 @@ func TestWhoMayAskWhat(t *testing.T) {
 	}
 }
 
+// A mistake in an answer is an error in the log, whatever level that shows, and an answer to the operator.
+func TestPanicIsLogged(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	h := admin.Server(admin.Options{
+		Token: "right", Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelError})),
+		Guarded: map[string]http.Handler{"/admin/": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("a nil store") })},
+	}).Handler
+	r := httptest.NewRequest("POST", "http://127.0.0.1:9090/admin/projections/orders/rebuild", nil)
+	r.Header.Set("Authorization", "Bearer right")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != 500 || !strings.Contains(log.String(), "a nil store") || !strings.Contains(log.String(), "/admin/projections/orders/rebuild") {
+		t.Errorf("answered %d %s, logged %s", w.Code, w.Body, log.String())
+	}
+}
+
 func TestOnlyLoopbackByDefault(t *testing.T) {
 	t.Parallel()
 	for addr, ok := range map[string]bool{"127.0.0.1:9090": true, "[::1]:9090": true, "localhost:1": true, ":9090": false, "0.0.0.0:9090": false, "10.0.0.1:9090": false, "nonsense": false} {

@@ -38,6 +38,16 @@ func TestPlan(t *testing.T) {
 	if out, code := s.ask(t, "plan", "payments"); code != 1 || !strings.Contains(out, "no process serves payments alone") || !strings.Contains(out, "banyan serve --only payments") {
 		t.Errorf("exit %d: %s", code, out)
 	}
+	for _, command := range []string{"history payment", "set payment local", "rollback payment", "rehearse payment --latency 5ms"} {
+		if out, code := s.ask(t, strings.Fields(command)...); code != 1 || !strings.Contains(out, `there is no module "payment"`) {
+			t.Errorf("%s: exit %d: %s", command, code, out)
+		}
+	}
+	for _, command := range []string{"shadow report payment", "deadletters replay payment", "unsubscribed list --module payment"} {
+		if out := s.says(strings.Fields(command)...); !strings.Contains(out, `there is no module "payment"`) {
+			t.Errorf("%s: %s", command, out)
+		}
+	}
 	if out, code := s.ask(t, "plan", "payment"); code != 1 || !strings.Contains(out, `there is no module "payment"`) {
 		t.Errorf("exit %d: %s", code, out)
 	}

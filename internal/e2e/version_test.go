@@ -161,3 +161,34 @@ func TestVersionsApart(t *testing.T) {
 	s.settled("payments", "remote")
 	l.check()
 }
+
+// newerTimers makes the program of a release in which payments looks at each payment again, a month later.
+var newerTimers = map[string][]string{
+	"modules/payments/module.go": {
+		"Effects: []string{effectCharge, effectRefund},", "Effects: []string{effectCharge, effectRefund}, Timers: []string{\"audit\"},",
+		`module.OnEvent(m, "erase", p.onUserErased)`, `module.OnEvent(m, "erase", p.onUserErased)
+	module.OnTimer(m, "audit", func(context.Context, *unit.Work, string, int) error { return nil })`,
+		"import (", "import (\n\t\"context\"",
+	},
+	"modules/payments/store.go": {"w.Publish(told)\n", "w.Publish(told)\n\t\t\tw.Schedule(\"audit\", p.ID, w.Now().AddDate(0, 1, 0), 0)\n"},
+}
+
+// A module comes home with its file from a newer version of the program, which has left rows that the shop does not know: the shop goes on
+// without them.
+func TestVersionsApartOnAFile(t *testing.T) {
+	t.Parallel()
+	s := sqlite(t, "BANYAN_BUS_RABBITMQ_URL="+testinfra.Rabbit(t).URL())
+	o := s.standIn("payments")
+	o.program = edited(t, newerTimers)
+	o.launch()
+	s.start()
+	s.sayWhatIsLeft(t, o)
+	o.await()
+	l := newLedger(t, s)
+	for _, to := range []string{"remote", "local", "remote"} {
+		s.placement(t, "set", "payments", to)
+		s.settled("payments", to)
+		l.run(2, 5, nil)
+	}
+	l.check()
+}

@@ -26,10 +26,12 @@ type Rebuild = func(ctx context.Context, progress func(done, total int)) error
 // Options are what operators work on.
 type Options struct {
 	Bus         *bus.Bus
-	Projections map[string]Rebuild // by module
-	Spans       func() any         // recent spans
-	More        map[string]Answer  // others, by method and path below /admin
-	Config      func() string      // what is in force, secrets masked
+	Modules     []string                                        // that there are, here or elsewhere; those of the bus if nil
+	Where       func(module string) (process, operators string) // another process that has a module and the address of its port; "" for none
+	Projections map[string]Rebuild                              // by module
+	Spans       func() any                                      // recent spans
+	More        map[string]Answer                               // others, by method and path below /admin
+	Config      func() string                                   // what is in force, secrets masked
 }
 
 // Answer answers a request with what is encoded as JSON.
@@ -67,7 +69,50 @@ func Handler(o Options) http.Handler {
 
 // List is a page of dead letters.
 type List struct {
-	Items []inbox.DeadLetter `json:"items"`
+	Items     []inbox.DeadLetter `json:"items"`
+	Elsewhere []Elsewhere        `json:"elsewhere,omitempty"`
+}
+
+// Elsewhere is a module whose store this process does not have, and who has it.
+type Elsewhere struct {
+	Module    string `json:"module"`
+	Process   string `json:"process,omitempty"`
+	Operators string `json:"operators,omitempty"`
+}
+
+// Way is the way to the process that has it.
+func (e Elsewhere) Way() string {
+	switch {
+	case e.Process == "":
+		return fmt.Sprintf("no process that lives has %s; start one with `banyan serve --only %s`, and ask that", e.Module, e.Module)
+	case e.Operators == "":
+		return fmt.Sprintf("ask %s, with its --admin-addr and --data", e.Process)
+	}
+	return fmt.Sprintf("ask %s with --admin-addr %s, and its --data", e.Process, e.Operators)
+}
+
+func (o Options) elsewhere(module string) Elsewhere {
+	e := Elsewhere{Module: module}
+	if o.Where != nil {
+		e.Process, e.Operators = o.Where(module)
+	}
+	return e
+}
+
+// reach refuses a module that is not there, and one whose store another process has, which it names. To be changed a store has to be
+// written here; one that is just coming or going says so itself.
+func (o Options) reach(module string, change bool) error {
+	here := o.Bus.Modules()
+	has, e := slices.Contains(here, module), o.elsewhere(module)
+	switch {
+	case has && (!change || o.Bus.Writes(module) || e.Process == ""):
+		return nil
+	case has || slices.Contains(o.Modules, module):
+		return errs.New(errs.Conflict, "the store of %s is not with this process; %s", module, e.Way())
+	case o.Modules != nil:
+		here = o.Modules
+	}
+	return errs.New(errs.NotFound, "there is no module %q, only %s", module, strings.Join(here, ", "))
 }
 
 func (o Options) list(r *http.Request) (any, error) {
@@ -81,10 +126,11 @@ func (o Options) list(r *http.Request) (any, error) {
 		limit = n
 	}
 	list := List{Items: []inbox.DeadLetter{}}
-	modules, err := o.named(q.Get("module"))
+	modules, elsewhere, err := o.named(q.Get("module"))
 	if err != nil {
 		return nil, err
 	}
+	list.Elsewhere = elsewhere
 	for _, m := range modules {
 		in, err := o.Bus.Inbox(m)
 		if err != nil {
@@ -101,27 +147,29 @@ func (o Options) list(r *http.Request) (any, error) {
 	return list, nil
 }
 
-// named is the module that somebody has named, or all if nobody has.
-func (o Options) named(module string) ([]string, error) {
-	names := o.Bus.Modules()
-	switch {
-	case module == "":
-		return names, nil
-	case !slices.Contains(names, module):
-		return nil, errs.New(errs.NotFound, "there is no module %q, only %s", module, strings.Join(names, ", "))
+// named is the module that somebody has named, or all if nobody has: those that are here, and where the others are.
+func (o Options) named(module string) (here []string, elsewhere []Elsewhere, err error) {
+	if module != "" {
+		return []string{module}, nil, o.reach(module, false)
 	}
-	return []string{module}, nil
+	here = o.Bus.Modules()
+	for _, m := range o.Modules {
+		if !slices.Contains(here, m) {
+			elsewhere = append(elsewhere, o.elsewhere(m))
+		}
+	}
+	return here, elsewhere, nil
 }
 
-func (o Options) inbox(module string) (*inbox.Inbox, error) {
-	if _, err := o.named(module); err != nil {
+func (o Options) inbox(module string, change bool) (*inbox.Inbox, error) {
+	if err := o.reach(module, change); err != nil {
 		return nil, err
 	}
 	return o.Bus.Inbox(module)
 }
 
 func (o Options) show(r *http.Request) (any, error) {
-	in, err := o.inbox(r.PathValue("module"))
+	in, err := o.inbox(r.PathValue("module"), false)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +177,7 @@ func (o Options) show(r *http.Request) (any, error) {
 }
 
 func (o Options) replay(r *http.Request) (any, error) {
-	in, err := o.inbox(r.PathValue("module"))
+	in, err := o.inbox(r.PathValue("module"), true)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +186,7 @@ func (o Options) replay(r *http.Request) (any, error) {
 
 // replayAll replays the dead letters of a module, or of one of its handlers. Those that cannot be replayed now are left, and counted.
 func (o Options) replayAll(r *http.Request) (any, error) {
-	in, err := o.inbox(r.PathValue("module"))
+	in, err := o.inbox(r.PathValue("module"), true)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +214,7 @@ func (o Options) replayAll(r *http.Request) (any, error) {
 }
 
 func (o Options) discard(r *http.Request) (any, error) {
-	in, err := o.inbox(r.PathValue("module"))
+	in, err := o.inbox(r.PathValue("module"), true)
 	if err != nil {
 		return nil, err
 	}
@@ -183,15 +231,16 @@ func (o Options) discard(r *http.Request) (any, error) {
 
 // Unsubscribed is what is kept although nobody subscribed to it.
 type Unsubscribed struct {
-	Items []relay.Kept `json:"items"`
+	Items     []relay.Kept `json:"items"`
+	Elsewhere []Elsewhere  `json:"elsewhere,omitempty"`
 }
 
 func (o Options) unsubscribed(r *http.Request) (any, error) {
-	modules, err := o.named(r.URL.Query().Get("module"))
+	modules, elsewhere, err := o.named(r.URL.Query().Get("module"))
 	if err != nil {
 		return nil, err
 	}
-	list := Unsubscribed{Items: []relay.Kept{}}
+	list := Unsubscribed{Items: []relay.Kept{}, Elsewhere: elsewhere}
 	for _, m := range modules {
 		kept, err := o.Bus.Kept(r.Context(), m)
 		if err != nil {
@@ -204,7 +253,7 @@ func (o Options) unsubscribed(r *http.Request) (any, error) {
 
 func (o Options) replayUnsubscribed(r *http.Request) (any, error) {
 	module := r.PathValue("module")
-	if _, err := o.named(module); err != nil {
+	if err := o.reach(module, true); err != nil {
 		return nil, err
 	}
 	n, err := o.Bus.Replay(r.Context(), module, r.PathValue("message"))
@@ -216,6 +265,9 @@ func (o Options) rebuild(r *http.Request) (any, error) {
 	if fn == nil {
 		names := slices.Sorted(maps.Keys(o.Projections))
 		return nil, errs.New(errs.NotFound, "module %q has no read models to rebuild, only %s", r.PathValue("module"), strings.Join(names, ", "))
+	}
+	if err := o.reach(r.PathValue("module"), true); err != nil {
+		return nil, err
 	}
 	total := 0
 	err := fn(r.Context(), func(_, n int) { total = n })

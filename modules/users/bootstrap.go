@@ -15,29 +15,45 @@ import (
 // AdminEmail is what the first admin signs in with. It is no mailbox, and nothing is sent there.
 const AdminEmail = "admin@banyan.local"
 
-// Bootstrap makes the first admin if there is no admin yet. Without a password one is made up and returned, to be
-// said once. An admin who exists is left alone, whatever the password. Replicas may call it at the same time:
-// one of them creates the account.
-func Bootstrap(ctx context.Context, store *unit.Store, secret string) (generated string, created bool, err error) {
+// HasAdmin says whether there is an admin.
+func HasAdmin(ctx context.Context, store *unit.Store) (bool, error) {
 	var admin userRow
-	found, err := take(store.Read(ctx).Where("role = ?", string(account.Admin)).Order("id"), &admin)
-	if err != nil || found {
-		return "", false, err
+	return take(store.Read(ctx).Where("role = ?", string(account.Admin)).Order("id"), &admin)
+}
+
+// MadeUpPassword is a password for the first admin that nobody can guess.
+func MadeUpPassword() string { return password.Random() }
+
+// AdminSignsInWith says whether a password is that of the admin whom Bootstrap has made.
+func AdminSignsInWith(ctx context.Context, store *unit.Store, secret string) (bool, error) {
+	email, err := account.ParseEmail(AdminEmail)
+	if err != nil {
+		return false, err
+	}
+	var admin userRow
+	found, err := take(store.Read(ctx).Where("email_key = ?", email.Key), &admin)
+	if err != nil || !found || admin.Role != string(account.Admin) {
+		return false, err
+	}
+	return password.NewHasher().Matches(ctx, secret, admin.PasswordHash)
+}
+
+// Bootstrap makes the first admin if there is no admin yet. An admin who exists is left alone, whatever the password. Replicas may call
+// it at the same time: one of them creates the account.
+func Bootstrap(ctx context.Context, store *unit.Store, secret string) (created bool, err error) {
+	if found, err := HasAdmin(ctx, store); err != nil || found {
+		return false, err
 	}
 	email, err := account.ParseEmail(AdminEmail)
 	if err != nil {
-		return "", false, err
-	}
-	if secret == "" {
-		generated = password.Random()
-		secret = generated
+		return false, err
 	}
 	if err := account.CheckPassword(secret, email.Key, "password"); err != nil {
-		return "", false, fmt.Errorf("password of the first admin: %w", err)
+		return false, fmt.Errorf("password of the first admin: %w", err)
 	}
 	hash, err := password.NewHasher().Hash(ctx, secret)
 	if err != nil {
-		return "", false, err
+		return false, err
 	}
 	err = store.Do(ctx, func(_ context.Context, w *unit.Work) error {
 		created = false
@@ -62,10 +78,7 @@ func Bootstrap(ctx context.Context, store *unit.Store, secret string) (generated
 		return nil
 	})
 	if err != nil {
-		return "", false, fmt.Errorf("create the first admin: %w", err)
+		return false, fmt.Errorf("create the first admin: %w", err)
 	}
-	if !created {
-		generated = ""
-	}
-	return generated, created, nil
+	return created, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -390,6 +391,37 @@ func TestInvitations(t *testing.T) {
 	})
 }
 
+// Of many invitations to one address at once, one is valid.
+func TestInviteAtOnce(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, opener moduletest.Opener) {
+		s := open(t, opener)
+		admin := s.bootstrap()
+		for round := range 2 { // the first finds none to replace, the second one
+			var group sync.WaitGroup
+			responses := make([]moduletest.Response, 8)
+			for i := range responses {
+				group.Go(func() {
+					responses[i] = s.Do("POST", "/api/users/invitations", admin, map[string]any{"email": "sue@example.com", "role": "staff"})
+				})
+			}
+			group.Wait()
+			made := 0
+			for _, r := range responses {
+				switch {
+				case r.Status == 201:
+					made++
+				case r.Status != 409 || !bytes.Contains(r.Body, []byte("at the same moment")):
+					t.Errorf("round %d: status %d: %s", round, r.Status, r.Body)
+				}
+			}
+			if valid := s.count("invitations", "state = 'pending'"); made == 0 || valid != 1 {
+				t.Errorf("round %d: %d invitations were made, and %d are valid, want 1", round, made, valid)
+			}
+		}
+	})
+}
+
 func TestErase(t *testing.T) {
 	t.Parallel()
 	moduletest.Each(t, func(t *testing.T, opener moduletest.Opener) {
@@ -449,6 +481,55 @@ func TestErase(t *testing.T) {
 	})
 }
 
+// TestEraseInvited: whoever is erased is forgotten as the invited, too, whether or not an invitation became the account.
+func TestEraseInvited(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, opener moduletest.Opener) {
+		for _, accepts := range []bool{true, false} {
+			t.Run(fmt.Sprintf("accepts %t", accepts), func(t *testing.T) {
+				s := open(t, opener)
+				admin := s.bootstrap()
+				var older, newer, other users.Invitation
+				for email, into := range map[string]*users.Invitation{"other@example.com": &other, "unmistakable@example.com": &older} {
+					s.Do("POST", "/api/users/invitations", admin, map[string]any{"email": email, "role": "customer"}, "Idempotency-Key", email).Want(t, 201).Into(t, into)
+				}
+				s.Do("POST", "/api/users/invitations", admin, map[string]any{"email": "Unmistakable@example.com", "role": "customer"}, "Idempotency-Key", "k").Want(t, 201).Into(t, &newer)
+				want := []string{older.ID, newer.ID}
+				var u users.User
+				if accepts {
+					s.Do("POST", "/api/users/invitations/accept", moduletest.Nobody, map[string]any{"token": s.invited().Token, "name": "Ann", "password": password}).Want(t, 201).Into(t, &u)
+				} else {
+					u = s.register("unmistakable@example.com")
+					want = append(want, u.ID)
+				}
+				s.Do("DELETE", "/api/users/"+u.ID, admin, nil).Want(t, 200)
+				var erased []string
+				for _, m := range s.Announced("users.user_erased.v1") {
+					erased = append(erased, m.Key)
+				}
+				slices.Sort(erased)
+				slices.Sort(want)
+				if diff := cmp.Diff(erased, want); diff != "" {
+					t.Errorf("announced as erased (-got +want):\n%s", diff)
+				}
+				for _, m := range s.Announced("") {
+					if bytes.Contains(bytes.ToLower(m.Payload), []byte("unmistakable")) {
+						t.Errorf("%s still holds the address: %s", m.Name, m.Payload)
+					}
+				}
+				for _, id := range want {
+					if n := s.count("idempotency", "personal = ? AND NOT erased", id); n != 0 {
+						t.Errorf("%d stored answers about %s are left", n, id)
+					}
+				}
+				if n := s.count("invitations", "id = ?", other.ID); n != 1 || s.count("invitations", "1 = 1") != 1 {
+					t.Error("more or less than the invitations to the address are gone")
+				}
+			})
+		}
+	})
+}
+
 func TestPurge(t *testing.T) {
 	t.Parallel()
 	moduletest.Each(t, func(t *testing.T, opener moduletest.Opener) {
@@ -485,33 +566,46 @@ func TestBootstrap(t *testing.T) {
 	t.Parallel()
 	moduletest.Each(t, func(t *testing.T, opener moduletest.Opener) {
 		s := open(t, opener)
-		if _, _, err := users.Bootstrap(t.Context(), s.Store, "short"); err == nil {
+		if _, err := users.Bootstrap(t.Context(), s.Store, "short"); err == nil {
 			t.Error("a short password is taken")
+		}
+		has := func(secret string) bool {
+			t.Helper()
+			yes, err := users.AdminSignsInWith(t.Context(), s.Store, secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return yes
+		}
+		if yes, err := users.HasAdmin(t.Context(), s.Store); yes || err != nil || has("short") || has("") {
+			t.Errorf("an admin before there is one: %v", err)
 		}
 		// Two replicas start at once.
 		var group sync.WaitGroup
-		generated, created := make([]string, 2), make([]bool, 2)
+		secrets, created := []string{users.MadeUpPassword(), users.MadeUpPassword()}, make([]bool, 2)
 		for i := range 2 {
 			group.Go(func() {
 				var err error
-				if generated[i], created[i], err = users.Bootstrap(t.Context(), s.Store, ""); err != nil {
+				if created[i], err = users.Bootstrap(t.Context(), s.Store, secrets[i]); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		group.Wait()
-		if created[0] == created[1] || (generated[0] == "") == (generated[1] == "") {
-			t.Fatalf("created %v, generated %q", created, generated)
+		if created[0] == created[1] || secrets[0] == secrets[1] || len(secrets[0]) != 20 {
+			t.Fatalf("created %v with %q", created, secrets)
 		}
-		secret := generated[0] + generated[1]
-		if len(secret) != 20 {
-			t.Errorf("the password has %d characters", len(secret))
+		if created[1] {
+			slices.Reverse(secrets)
 		}
-		if got, want := s.must(s.login(users.AdminEmail, secret).AccessToken).Role, identity.Admin; got != want {
+		if got, want := s.must(s.login(users.AdminEmail, secrets[0]).AccessToken).Role, identity.Admin; got != want {
 			t.Errorf("role: got %s, want %s", got, want)
 		}
-		if again, created, err := users.Bootstrap(t.Context(), s.Store, "another password"); again != "" || created || err != nil {
-			t.Errorf("again: %q, %v, %v", again, created, err)
+		if yes, err := users.HasAdmin(t.Context(), s.Store); !yes || err != nil || !has(secrets[0]) || has(secrets[1]) {
+			t.Errorf("the admin is not known by the one password: %v", err)
+		}
+		if created, err := users.Bootstrap(t.Context(), s.Store, "another password"); created || err != nil {
+			t.Errorf("again: %v, %v", created, err)
 		}
 		s.try(users.AdminEmail, "another password", home).Want(t, 401)
 		if n := len(s.Announced("users.user_registered.v1")); n != 1 {

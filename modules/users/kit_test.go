@@ -91,7 +91,7 @@ func (s *shop) refresh(token string) moduletest.Response {
 // bootstrap makes the first admin and signs in.
 func (s *shop) bootstrap() identity.Identity {
 	s.t.Helper()
-	if _, created, err := users.Bootstrap(s.t.Context(), s.Store, "first admin's"); err != nil || !created {
+	if created, err := users.Bootstrap(s.t.Context(), s.Store, "first admin's"); err != nil || !created {
 		s.t.Fatalf("bootstrap: created %v, %v", created, err)
 	}
 	return s.must(s.login(users.AdminEmail, "first admin's").AccessToken)

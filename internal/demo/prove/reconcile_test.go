@@ -92,6 +92,20 @@ func TestSoundWorld(t *testing.T) {
 	}
 }
 
+// What came back before it left need not leave.
+func TestStoppedShipment(t *testing.T) {
+	t.Parallel()
+	told, books := sound()
+	told.Orders["R1"].Dispatched, told.Orders["R1"].Delivered = false, false
+	books.Orders[0].ReturnedUnits, books.Orders[0].Events[3], books.Orders[0].Events[4] = 3, "noted", "noted"
+	books.Shipments[0].State = "cancelled"
+	for _, found := range reconcile(told, books) {
+		if found.What == "shipment" {
+			t.Error(found)
+		}
+	}
+}
+
 // Every kind of loss and double is found: something is taken away from, or added to, one ledger of a world in which all agree.
 func TestReconcileFinds(t *testing.T) {
 	t.Parallel()
@@ -154,6 +168,7 @@ func TestReconcileFinds(t *testing.T) {
 		{"a shipment is gone", func(_ *Told, b *Books) { b.Shipments = b.Shipments[1:] }, Lost, "shipment"},
 		{"a shipment twice", func(_ *Told, b *Books) { b.Shipments = append(b.Shipments, b.Shipments[0]) }, Doubled, "shipment"},
 		{"a shipment of a cancelled order", func(_ *Told, b *Books) { b.Shipments[1].State = "dispatched" }, Doubled, "shipment"},
+		{"a shipment of what came back before it left", func(_ *Told, b *Books) { b.Orders[0].ReturnedUnits, b.Orders[0].Events[3] = 3, "noted" }, Doubled, "shipment"},
 		{"a shipment to another address", func(_ *Told, b *Books) { b.Shipments[0].Street = "R2" }, Differs, "shipment"},
 		{"a dispatch is forgotten", func(_ *Told, b *Books) { b.Shipments[0].State = "pending" }, Lost, "shipment"},
 		{"news that never came", func(_ *Told, b *Books) { b.Orders[0].Events[4] = "noted" }, Lost, "news of a shipment"},
