@@ -257,7 +257,9 @@ func (s *Rabbit) Eval(expressions string) error {
 	}
 	s.evals++
 	ended := s.path(fmt.Sprintf("eval%d", s.evals))
-	_, err := fmt.Fprintf(s.shell, "try (fun() -> %s end)() of _ -> file:write_file(%q, \"\") catch _:E -> file:write_file(%q, io_lib:format(\"~p\", [E])) end.\n", expressions, ended, ended)
+	// Renamed when it is whole: a file that is only begun says that there was no error.
+	_, err := fmt.Fprintf(s.shell, "file:write_file(%[2]q, try (fun() -> %[1]s end)() of _ -> \"\" catch _:E -> io_lib:format(\"~p\", [E]) end), file:rename(%[2]q, %[3]q).\n",
+		expressions, ended+".part", ended)
 	done := s.done
 	s.mu.Unlock()
 	if err != nil {
