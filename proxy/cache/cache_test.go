@@ -674,33 +674,44 @@ func TestBudget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, func(c *Config) { c.Bytes, c.MaxBody = 1<<20, 128<<10 })
-		end := make(chan struct{})
-		var wg sync.WaitGroup
-		for i := range 20 {
-			wg.Go(func() {
-				w := httptest.NewRecorder()
-				c.Serve(w, httptest.NewRequest("GET", fmt.Sprintf("/p/%d", i), nil), products, func(w http.ResponseWriter, _ *http.Request) {
-					w.Header().Set("Cache-Control", "max-age=10")
-					_, _ = w.Write(make([]byte, 100<<10))
-					<-end
-					_, _ = w.Write(make([]byte, 20<<10))
+		// answers gives as many answers at once, each in two parts, the second of them when end is closed.
+		answers := func(wg *sync.WaitGroup, path string, n, first, second int, end chan struct{}) {
+			for i := range n {
+				wg.Go(func() {
+					w := httptest.NewRecorder()
+					c.Serve(w, httptest.NewRequest("GET", fmt.Sprintf("/%s/%d", path, i), nil), products, func(w http.ResponseWriter, _ *http.Request) {
+						w.Header().Set("Cache-Control", "max-age=10")
+						_, _ = w.Write(make([]byte, first))
+						<-end
+						_, _ = w.Write(make([]byte, second))
+					})
+					if w.Body.Len() != first+second {
+						t.Errorf("got %d bytes", w.Body.Len())
+					}
 				})
-				if w.Body.Len() != 120<<10 {
-					t.Errorf("got %d bytes", w.Body.Len())
-				}
-			})
+			}
+			synctest.Wait()
 		}
-		synctest.Wait()
-		if left := c.budget.left.Load(); left < 0 || left > 100<<10 {
+		kept := func() int { n, _, _ := c.store.usage(); return n }
+		var many, more sync.WaitGroup
+		end, soon := make(chan struct{}), make(chan struct{})
+		answers(&many, "many", 20, 100<<10, 1<<10, end) // 5 have room
+		if left := c.budget.left.Load(); left != 12<<10 {
 			t.Errorf("the budget has %d left", left)
 		}
+		answers(&more, "more", 1, 10<<10, 10<<10, soon) // its first part alone has room
+		close(soon)
+		more.Wait()
+		if left := c.budget.left.Load(); left != 12<<10 || kept() != 0 {
+			t.Errorf("the budget has %d left, and %d answers are kept that outgrew it", left, kept())
+		}
 		close(end)
-		wg.Wait()
+		many.Wait()
 		if left := c.budget.left.Load(); left != 512<<10 {
 			t.Errorf("the budget has %d left in the end", left)
 		}
-		if entries, _, _ := c.store.usage(); entries < 3 || entries > 5 {
-			t.Errorf("%d answers are kept", entries)
+		if kept() != 5 {
+			t.Errorf("%d answers are kept", kept())
 		}
 	})
 }
