@@ -128,7 +128,8 @@ func version() string {
 type settings struct {
 	file  string
 	json  bool
-	only  string // the module that serve answers for alone
+	only  string   // the module that serve answers for alone
+	empty []string // stores that may be made again
 	flags map[string]*string
 }
 
@@ -195,18 +196,24 @@ The first start makes the account admin@banyan.local, with the password in BANYA
 
 With --only the process serves one module beside the shop, on the same configuration: it answers what the gateway sends it, and owns the
 module once it is remote (banyan placement set). On SQLite it needs the shop's data directory:
-banyan serve --only payments --addr 127.0.0.1:9101 --admin-addr 127.0.0.1:9191`,
+banyan serve --only payments --addr 127.0.0.1:9101 --admin-addr 127.0.0.1:9191
+
+A file that the shop has had and that is missing stops the start: put its backup in its place. Where there is none, --start-empty NAME has
+it made again (name control for control.db, without which everybody signs in again and every module is local).`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serveCommand(cmd, s) }}
 	serving.Flags().StringVar(&s.only, "only", "", "serve this `module` alone, beside the shop")
-	root.AddCommand(
-		serving,
-		&cobra.Command{Use: "migrate", Short: "Make or update the PostgreSQL schemas and roles", Args: cobra.NoArgs,
-			Long: `Make or update the PostgreSQL schemas and roles of all modules: before the first start, and before each update of the program.
+	migrating := &cobra.Command{Use: "migrate", Short: "Make or update the PostgreSQL schemas and roles", Args: cobra.NoArgs,
+		Long: `Make or update the PostgreSQL schemas and roles of all modules: before the first start, and before each update of the program.
 
 It needs database.driver postgres, and database.postgres.dsn, .secret and .admin_dsn, as in
 BANYAN_DATABASE_POSTGRES_ADMIN_DSN=postgres://admin:password@127.0.0.1:5432/banyan. It may be run again.
-SQLite files need none of it: serve migrates them.`,
-			RunE: func(cmd *cobra.Command, _ []string) error { return migrate(cmd, s) }},
+SQLite files need none of it: serve migrates them. A schema that has been there and is missing is made again with --start-empty NAME alone.`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return migrate(cmd, s) }}
+	for _, c := range []*cobra.Command{serving, migrating} {
+		c.Flags().StringSliceVar(&s.empty, "start-empty", nil, "make the store of this `module` (or control) again, empty, after it was lost")
+	}
+	root.AddCommand(
+		serving, migrating,
 		&cobra.Command{Use: "config", Short: "Print the configuration that is in force, secrets masked", Args: cobra.NoArgs,
 			Long: `Print the configuration that serve would run with here: every key with its value and where that comes from, secrets masked.
 
@@ -247,10 +254,26 @@ func serveCommand(cmd *cobra.Command, s *settings) error {
 	}
 	// All that a serving process writes is its owner's alone, also in a folder that is open to others.
 	unix.Umask(0o077)
+	if err := s.checkEmpty(); err != nil {
+		return err
+	}
 	if s.only != "" {
 		return serveOnly(cmd.Context(), cfg, s.only, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
-	return serve(cmd.Context(), cfg, s.source(cmd), cmd.OutOrStdout(), cmd.ErrOrStderr())
+	return serve(cmd.Context(), cfg, s.source(cmd), s.empty, cmd.OutOrStdout(), cmd.ErrOrStderr())
+}
+
+// checkEmpty refuses what --start-empty cannot name.
+func (s *settings) checkEmpty() error {
+	if len(s.empty) > 0 && s.only != "" {
+		return usageError{errors.New("--start-empty: is for the shop, which makes the stores; a process of one module waits for them")}
+	}
+	for _, name := range s.empty {
+		if name != database.Control && !slices.Contains(modules.Names(), name) {
+			return usageError{fmt.Errorf("--start-empty: there is no store %q; there are %s, %s", name, database.Control, strings.Join(modules.Names(), ", "))}
+		}
+	}
+	return nil
 }
 
 func migrate(cmd *cobra.Command, s *settings) error {
@@ -258,10 +281,13 @@ func migrate(cmd *cobra.Command, s *settings) error {
 	if err != nil {
 		return err
 	}
+	if err := s.checkEmpty(); err != nil {
+		return err
+	}
 	if cfg.Database.Driver != string(database.Postgres) {
 		return usageError{errors.New("database.driver: is sqlite, whose files `banyan serve` migrates by itself; set it to postgres")}
 	}
-	err = database.Migrate(cmd.Context(), cfg.Database.Postgres, modules.Names(), telemetry.NewLogger(cmd.ErrOrStderr(), cfg.Log))
+	err = database.Migrate(cmd.Context(), cfg.Database.Postgres, modules.Names(), telemetry.NewLogger(cmd.ErrOrStderr(), cfg.Log), s.empty...)
 	dsn := cfg.Database.Postgres.AdminDSN.Reveal()
 	if _, unreadable := pgx.ParseConfig(dsn); err != nil && (dsn == "" || unreadable != nil) {
 		return usageError{err} // no other command needs this key, so that loading the configuration has not looked at it

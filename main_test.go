@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -22,6 +23,8 @@ import (
 
 	"github.com/banyan-go/banyan/config"
 	"github.com/banyan-go/banyan/internal/admin"
+	"github.com/banyan-go/banyan/internal/database"
+	"github.com/banyan-go/banyan/internal/ownership"
 )
 
 // TestMain keeps the configuration of whoever runs the tests out of them.
@@ -54,14 +57,17 @@ func TestWrongCommandLines(t *testing.T) {
 		"nonsense":                `unknown command "nonsense" for "banyan"; see banyan --help`,
 		"--nonsense":              "unknown flag: --nonsense; see banyan --help",
 		"serve now":               "see banyan serve --help",
-		"serve --nonsense":        "see banyan serve --help",
-		"docs x":                  "see banyan docs --help",
-		"help nonsense":           "see banyan help --help",
-		"completion nonsense":     "see banyan completion --help",
-		"deadletters":             `"banyan deadletters" is followed by discard, list, replay, show; see banyan deadletters --help`,
-		"deadletters nonsense":    `unknown command "nonsense" for "banyan deadletters"; see banyan deadletters --help`,
-		"deadletters show orders": "see banyan deadletters show --help",
-		"deadletters replay":      "see banyan deadletters replay --help",
+		"serve --start-empty x":   `--start-empty: there is no store "x"; there are control, users, catalog`,
+		"migrate --start-empty x": `--start-empty: there is no store "x"; there are control, users, catalog`,
+		"serve --only payments --start-empty payments": "--start-empty: is for the shop",
+		"serve --nonsense":                        "see banyan serve --help",
+		"docs x":                                  "see banyan docs --help",
+		"help nonsense":                           "see banyan help --help",
+		"completion nonsense":                     "see banyan completion --help",
+		"deadletters":                             `"banyan deadletters" is followed by discard, list, replay, show; see banyan deadletters --help`,
+		"deadletters nonsense":                    `unknown command "nonsense" for "banyan deadletters"; see banyan deadletters --help`,
+		"deadletters show orders":                 "see banyan deadletters show --help",
+		"deadletters replay":                      "see banyan deadletters replay --help",
 		"deadletters replay orders 1 --handler x": "see banyan deadletters replay --help",
 		"deadletters discard orders 1":            "--reason: say why; it is logged; see banyan deadletters discard --help",
 		"projections":                             "see banyan projections --help",
@@ -350,7 +356,7 @@ func TestStoppedAtAnyMoment(t *testing.T) {
 				cancel()
 			}
 		}
-		err = serve(ctx, cfg, config.Options{}, out, log)
+		err = serve(ctx, cfg, config.Options{}, nil, out, log)
 		ready := strings.Contains(out.String(), "is ready")
 		if err != nil {
 			t.Fatalf("stopped at look %d, ready %v: %v\n%s", n, ready, err, log)
@@ -403,7 +409,7 @@ func TestStoppedWhileItWaits(t *testing.T) {
 	waiting := cfg
 	waiting.Database.Driver, waiting.Database.Postgres.DSN, waiting.Database.Postgres.Secret = "postgres", "postgres://"+silent.Addr().String()+"/banyan", "x"
 	log = &said{}
-	if err := serve(ctx, waiting, config.Options{}, io.Discard, log); err != nil || !strings.Contains(log.String(), "stopped before it was ready") {
+	if err := serve(ctx, waiting, config.Options{}, nil, io.Discard, log); err != nil || !strings.Contains(log.String(), "stopped before it was ready") {
 		t.Errorf("ended with %v: %s", err, log)
 	}
 
@@ -413,7 +419,108 @@ func TestStoppedWhileItWaits(t *testing.T) {
 	}
 	defer func() { _ = taken.Close() }()
 	cfg.Addr = taken.Addr().String()
-	if err := serve(t.Context(), cfg, config.Options{}, io.Discard, io.Discard); err == nil {
+	if err := serve(t.Context(), cfg, config.Options{}, nil, io.Discard, io.Discard); err == nil {
 		t.Error("a port that is taken is no error")
+	}
+}
+
+// A shop that has lost one of its files does not go on with an empty one, and neither does a process of the module; --start-empty has it
+// made again, also for a module that is away.
+func TestStartWithoutAFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cfg, err := config.Load(config.Options{Flags: map[string]string{"data": dir, "addr": "127.0.0.1:0", "admin_addr": "127.0.0.1:0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whenReady := func() {}
+	start := func(startEmpty ...string) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		log := &said{}
+		out := &said{heard: func(text string) {
+			if strings.Contains(text, "is ready") {
+				whenReady()
+				cancel()
+			}
+		}}
+		err := serve(ctx, cfg, config.Options{}, startEmpty, out, log)
+		if err == nil && !strings.Contains(out.String(), "is ready") {
+			t.Fatalf("ended before it was ready: %s", log)
+		}
+		return err
+	}
+	lose := func(name string) {
+		if err := os.Remove(filepath.Join(dir, name+".db")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := start(); err != nil {
+		t.Fatal(err)
+	}
+	lose("payments")
+	if err := start(); !errors.Is(err, database.ErrLost) {
+		t.Errorf("without payments.db: %v", err)
+	}
+	waits, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	alone := &said{heard: func(text string) {
+		if strings.Contains(text, "waiting for the first start") {
+			cancel()
+		}
+	}}
+	if err := serveOnly(waits, cfg, "payments", io.Discard, alone); !errors.Is(err, database.ErrLost) {
+		t.Errorf("payments alone without its file: %v: %s", err, alone)
+	}
+	if err := start("payments"); err != nil {
+		t.Errorf("payments may be made again: %v", err)
+	}
+	lose(database.Control)
+	if err := start("payments"); !errors.Is(err, database.ErrLost) {
+		t.Errorf("without control.db: %v", err)
+	}
+	if err := start(database.Control); err != nil {
+		t.Errorf("control.db may be made again: %v", err)
+	}
+
+	// As if payments had left: the shop makes the file and leaves it to the other process.
+	stores, err := database.Open(cfg.Database, dir, 1, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared, err := stores.Store(t.Context(), database.Control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := ownership.Record{Module: "payments", Wish: ownership.Wish{Placement: ownership.Remote}, Owner: ownership.Away, Epoch: 2}
+	if err := ownership.NewStore(shared).Move(t.Context(), ownership.Record{Module: "payments", Version: 9}, r, ownership.Cause{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := stores.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lose("payments")
+	if err := start(); !errors.Is(err, database.ErrLost) {
+		t.Errorf("without payments.db, which is away: %v", err)
+	}
+	whenReady = func() {
+		stores, err := database.Open(cfg.Database, dir, 1, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if _, err := stores.Store(t.Context(), "payments"); err != nil {
+			t.Errorf("its own process cannot write it: %v", err)
+		}
+		if err := stores.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := start("payments"); err != nil {
+		t.Errorf("payments, which is away, may be made again: %v", err)
+	}
+	whenReady = func() {}
+	if err := start(); err != nil {
+		t.Errorf("after that: %v", err)
 	}
 }

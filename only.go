@@ -253,6 +253,11 @@ func awaitStores(ctx context.Context, stores *database.Stores, module string, lo
 		if err == nil {
 			own, err = stores.StandBy(ctx, module)
 		}
+		if shared != nil && err != nil {
+			if lost := stores.CheckMade(ctx, shared, []string{module}, nil); errors.Is(lost, database.ErrLost) {
+				return nil, nil, lost
+			}
+		}
 		if !errors.Is(err, database.ErrNotMade) {
 			return shared, own, err
 		}

@@ -48,8 +48,8 @@ import (
 )
 
 // serve runs the whole shop until ctx ends, and then drains it: requests in flight are answered, messages on their way are
-// handled, and only then the stores close.
-func serve(ctx context.Context, cfg config.Config, from config.Options, out, errOut io.Writer) (err error) {
+// handled, and only then the stores close. startEmpty names stores that may be made again after they were lost.
+func serve(ctx context.Context, cfg config.Config, from config.Options, startEmpty []string, out, errOut io.Writer) (err error) {
 	log := telemetry.NewLogger(errOut, cfg.Log)
 	started, ready := time.Now(), false
 	defer func() { err = beforeReady(ctx, ready, err, log) }()
@@ -85,7 +85,7 @@ func serve(ctx context.Context, cfg config.Config, from config.Options, out, err
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 
-	shop, err := open(ctx, cfg, operators.Addr(), stores, tracing, log)
+	shop, err := open(ctx, cfg, operators.Addr(), stores, startEmpty, tracing, log)
 	if err != nil {
 		return err
 	}
@@ -157,9 +157,12 @@ type shop struct {
 }
 
 // open wires everything; nothing runs yet.
-func open(ctx context.Context, cfg config.Config, operators net.Addr, stores *database.Stores, tracing *telemetry.Tracing, log *slog.Logger) (*shop, error) {
+func open(ctx context.Context, cfg config.Config, operators net.Addr, stores *database.Stores, startEmpty []string, tracing *telemetry.Tracing, log *slog.Logger) (*shop, error) {
 	s := &shop{stores: map[string]*unit.Store{}, log: log}
 	registry := telemetry.NewRegistry()
+	if err := stores.CheckControl(modules.Names(), startEmpty); err != nil {
+		return nil, err
+	}
 	shared, err := stores.Store(ctx, database.Control)
 	if err != nil {
 		return nil, err
@@ -188,7 +191,7 @@ func open(ctx context.Context, cfg config.Config, operators net.Addr, stores *da
 	}); err != nil {
 		return nil, err
 	}
-	if err := openStores(ctx, stores, s.owners, opened); err != nil {
+	if err := openStores(ctx, stores, s.owners, startEmpty, opened); err != nil {
 		return nil, err
 	}
 	var retired []module.Descriptor
@@ -320,30 +323,46 @@ func documentation(log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler().ServeHTTP(w, r) })
 }
 
-// openStores opens and migrates the stores of all modules at the same time. The file of one that another process owns is only read.
-func openStores(ctx context.Context, stores *database.Stores, owners *ownership.Owners, opened map[string]*database.DB) error {
+// openStores opens and migrates the stores of all modules at the same time. The file of one that another process owns is only read. One
+// that the shop has had and that was lost is made again only if startEmpty names it.
+func openStores(ctx context.Context, stores *database.Stores, owners *ownership.Owners, startEmpty []string, opened map[string]*database.DB) error {
+	names := slices.DeleteFunc(modules.Names(), func(name string) bool { return owners.Record(name).Placement == ownership.Retired })
+	shared := opened[database.Control]
+	if err := stores.CheckMade(ctx, shared, names, startEmpty); err != nil {
+		return err
+	}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
-	for _, name := range modules.Names() {
+	for _, name := range names {
 		g.Go(func() error {
-			if owners.Record(name).Placement == ownership.Retired {
-				return nil
-			}
-			open := stores.Store
-			if !owners.Record(name).Owns(ownership.Home) {
-				open = stores.StandBy
-			}
-			db, err := open(gctx, name)
-			if errors.Is(err, database.ErrHeld) { // by the module's own process, which has not heard yet that it came home
-				db, err = stores.StandBy(gctx, name)
-			}
+			db, err := openStore(gctx, stores, name, owners.Record(name).Owns(ownership.Home), slices.Contains(startEmpty, name))
 			mu.Lock()
 			defer mu.Unlock()
 			opened[name] = db
 			return err
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return stores.NoteMade(ctx, shared, names)
+}
+
+func openStore(ctx context.Context, stores *database.Stores, name string, ours, startEmpty bool) (*database.DB, error) {
+	if !ours {
+		db, err := stores.StandBy(ctx, name)
+		if !startEmpty || !errors.Is(err, database.ErrNotMade) {
+			return db, err
+		}
+	}
+	db, err := stores.Store(ctx, name)
+	switch {
+	case errors.Is(err, database.ErrHeld): // by the module's own process, which has not heard yet that it came home
+		return stores.StandBy(ctx, name)
+	case err == nil && !ours:
+		return db, db.Release() // made for the module's own process
+	}
+	return db, err
 }
 
 // ownConfig is each module's own part of the configuration.

@@ -131,7 +131,7 @@ func (s *Stores) store(ctx context.Context, name string, standBy bool) (*DB, err
 	var db *DB
 	var err error
 	if s.Dialect() == SQLite {
-		db, err = openSQLite(ctx, filepath.Join(s.dir, name+".db"), name, standBy, s.log)
+		db, err = openSQLite(ctx, s.file(name), name, standBy, s.log)
 	} else {
 		db, err = openPostgres(ctx, s.cfg.Postgres, name, s.modules, s.log)
 	}

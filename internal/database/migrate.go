@@ -167,8 +167,9 @@ const migrationLock = 0x62616e79616e // "banyan"
 
 // Migrate makes the roles and schemas of the modules on PostgreSQL and brings them up to date: for each module an
 // owner role without login, and a runtime role that may read and write the rows of its own schema and nothing else.
-// It needs a role that may create roles and schemas. It can be run again, and by several processes at once.
-func Migrate(ctx context.Context, cfg PostgresConfig, modules []string, log *slog.Logger) error {
+// It needs a role that may create roles and schemas. It can be run again, and by several processes at once. A schema that was there and is
+// gone is ErrLost, unless startEmpty names it.
+func Migrate(ctx context.Context, cfg PostgresConfig, modules []string, log *slog.Logger, startEmpty ...string) error {
 	if cfg.AdminDSN == "" {
 		return errors.New("database.postgres.admin_dsn: is empty; `banyan migrate` needs a role that may create roles and schemas")
 	}
@@ -188,12 +189,20 @@ func Migrate(ctx context.Context, cfg PostgresConfig, modules []string, log *slo
 		return err
 	}
 	for _, m := range append([]string{Control}, modules...) {
+		if err := checkSchema(ctx, c, m, modules, startEmpty); err != nil {
+			return err
+		}
 		if err := prepareSchema(ctx, c, cfg.Secret.Reveal(), m); err != nil {
 			return fmt.Errorf("prepare schema %s: %w", m, err)
 		}
 		applied, err := migrateSchema(ctx, admin, m)
 		if err != nil {
 			return err
+		}
+		if m != Control {
+			if err := noteSchema(ctx, c, m); err != nil {
+				return fmt.Errorf("note schema %s: %w", m, err)
+			}
 		}
 		log.Info("migrated", "schema", m, "applied", applied)
 	}

@@ -118,6 +118,10 @@ func (f *sqliteFile) take(ctx context.Context) error {
 		return errs.New(errs.Unavailable, "the store is closing")
 	case has:
 		return nil
+	case f.reads != nil: // from the file that was there, which is not to be made again below
+		if _, err := os.Stat(f.path); err != nil {
+			return lost(f.module, err.Error())
+		}
 	}
 	e, err := openWriter(ctx, f.path, f.module, f.log)
 	if err != nil {

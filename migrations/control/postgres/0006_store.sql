@@ -1,0 +1,9 @@
+-- +goose Up
+-- The stores of modules that have been made. One that is noted and not there was lost: it is not silently made again.
+CREATE TABLE store (
+    name    TEXT COLLATE "C" PRIMARY KEY,
+    made_at TIMESTAMPTZ NOT NULL
+);
+
+-- +goose Down
+DROP TABLE store;
