@@ -29,10 +29,11 @@ type replica struct {
 
 const ttl = 2 * time.Second
 
-func start(t *testing.T, db *database.DB, id, module string) *replica {
+// start runs a process of the shop, or of a module. configured is where the shop wants payments; local if nothing is said.
+func start(t *testing.T, db *database.DB, id, module string, configured ...ownership.Wish) *replica {
 	t.Helper()
 	r := &replica{}
-	r.wish.Store(&ownership.Wish{Placement: ownership.Local})
+	r.wish.Store(&append(configured, local())[0])
 	ready := ownership.BrokerReady
 	r.broker.Store(&ready)
 	o := ownership.Options{
@@ -255,8 +256,7 @@ func TestWishes(t *testing.T) {
 		}
 		shop.settled(t, ownership.Local)
 		shop.stop()
-		again := start(t, db, "shop-2", "")
-		again.wish.Store(&out) // the same as before
+		again := start(t, db, "shop-2", "", out) // the same as before
 		eventually(t, "it has looked at it", func() bool { _, live := again.Status(); return len(live) >= 2 })
 		for range 20 {
 			again.Nudge()
