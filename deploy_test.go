@@ -153,6 +153,23 @@ func TestDeployCompose(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// Whoever has the authority's key can be anybody, and whoever has another's key can be that one.
+	volumeAt := func(service, folder string) (volume string) {
+		for _, v := range texts(listAt(services[service], "volumes")) {
+			if from, to, _ := strings.Cut(strings.TrimSuffix(v, ":ro"), ":"); to == folder {
+				volume = from
+			}
+		}
+		return volume
+	}
+	if shop, payments := volumeAt("shop", "/certs"), volumeAt("payments", "/certs"); shop == "" || shop != volumeAt("certs", "/give/gateway") || payments == "" || payments != volumeAt("certs", "/give/payments") || shop == payments {
+		t.Errorf("shop reads its certificates from %q, payments from %q; want the volumes that certs gives to each", shop, payments)
+	}
+	for name, s := range services {
+		if name != "certs" && strings.Contains(fmt.Sprint(at(s, "volumes")), volumeAt("certs", "/authority")+":") {
+			t.Errorf("%s reads the authority's key", name)
+		}
+	}
 	for _, wrong := range [][]string{{"serv"}, {"serve", "--onyl", "payments"}, {"serve", "--only", "payment"}, {"placement", "rollback"}} {
 		if wrongCommand(wrong) == nil {
 			t.Errorf("%v passes for a command", wrong)

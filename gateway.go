@@ -188,8 +188,12 @@ func keysCommand(s *settings) *cobra.Command {
 
 func certsCommand(s *settings) *cobra.Command {
 	root := &cobra.Command{Use: "certs", Short: "Make the certificates by which our own processes know each other",
-		Long: "A folder with a small certificate authority, and a certificate for the gateway and for each module. A process needs ca.pem and\nits own file of it, in the folder that gateway.certs names; ca-key.pem stays where it was made. Changed files are taken up while they run."}
+		Long: `A folder with a small certificate authority, and a certificate for the gateway and for each module. A process needs ca.pem and
+its own file of it, in the folder that gateway.certs names; ca-key.pem stays where it was made. Changed files are taken up while they run.
+
+With --give payments=./payments/certs those two files are put there as well; so it is at each change of them, or later (banyan certs show).`}
 	r := certs.Request{}
+	give := map[string]string{}
 	print := func(cmd *cobra.Command, list []certs.Certificate, err error) error {
 		if err != nil {
 			return err
@@ -203,9 +207,13 @@ func certsCommand(s *settings) *cobra.Command {
 				return misused(cmd, errors.New("--dir is empty"))
 			}
 			list, err := run()
+			if err == nil {
+				err = certs.Give(r.Dir, give)
+			}
 			return print(cmd, list, err)
 		}}
 		c.Flags().StringVar(&r.Dir, "dir", "./certs", "`folder` of the certificates")
+		c.Flags().StringToStringVar(&give, "give", nil, "put what a process needs into a `name=folder` of its own, too")
 		flags(c)
 		root.AddCommand(c)
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/big"
 	"net"
 	"net/url"
@@ -217,6 +218,48 @@ func Prune(r Request) ([]Certificate, error) {
 		return nil, err
 	}
 	return Show(r.Dir, r.Clock)
+}
+
+// Give puts what a process needs, the roots and its own certificate and key, into a folder of its own: to is folder by name. The CA's key and
+// other processes' keys stay in dir. The roots come first, everywhere: nobody is shown a certificate whose root he has not got yet.
+func Give(dir string, to map[string]string) error {
+	r := Request{Dir: dir}
+	there, err := identities(dir)
+	if err != nil {
+		return err
+	}
+	names := slices.Sorted(maps.Keys(to))
+	for _, name := range names {
+		if !slices.Contains(there, name) {
+			return fmt.Errorf("give: %s does not exist; there are %s", r.file(name), strings.Join(there, ", "))
+		}
+		if err := os.MkdirAll(to[name], 0o700); err != nil {
+			return fmt.Errorf("give: %w", err)
+		}
+		own, err := os.Stat(to[name])
+		if err != nil {
+			return fmt.Errorf("give: %w", err)
+		}
+		all, err := os.Stat(dir)
+		if err != nil {
+			return fmt.Errorf("give: %w", err)
+		}
+		if os.SameFile(own, all) {
+			return fmt.Errorf("give: %s is the folder with all keys; name one for %s alone", to[name], name)
+		}
+	}
+	for _, file := range []func(name string) string{func(string) string { return RootsFile }, func(name string) string { return name + ".pem" }} {
+		for _, name := range names {
+			text, err := os.ReadFile(r.path(file(name)))
+			if err != nil {
+				return fmt.Errorf("give: %w", err)
+			}
+			if err := wholefile.Replace(filepath.Join(to[name], file(name)), text); err != nil {
+				return fmt.Errorf("give: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 func (r Request) path(file string) string { return filepath.Join(r.Dir, file) }

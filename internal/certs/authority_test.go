@@ -346,6 +346,73 @@ func TestPruneKeepsWhatIsNeeded(t *testing.T) {
 	}
 }
 
+// Each process has the roots and its own key in a folder of its own, and nothing else; what changes is given again.
+func TestGive(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t, "gateway", "payments", "orders")
+	to := map[string]string{}
+	own := map[string]*folder{}
+	for _, name := range []string{"gateway", "payments"} {
+		to[name] = filepath.Join(t.TempDir(), "own", "certs")
+		own[name] = &folder{Request: certs.Request{Dir: to[name], Clock: f.clock}, t: t, clock: f.clock}
+	}
+	steps := []func(certs.Request) ([]certs.Certificate, error){nil, certs.Rotate, certs.Renew, certs.Prune}
+	for i, step := range steps {
+		if step != nil {
+			f.do(step)
+		}
+		if err := certs.Give(f.Dir, to); err != nil {
+			t.Fatal(err)
+		}
+		for name, dir := range to {
+			files, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, file := range files {
+				names = append(names, file.Name())
+				if info, err := file.Info(); err != nil || info.Mode() != 0o600 {
+					t.Errorf("step %d: %s of %s: %v, %v", i, file.Name(), name, info.Mode(), err)
+				}
+				if !bytes.Equal(own[name].read(file.Name()), f.read(file.Name())) {
+					t.Errorf("step %d: %s of %s is an old one", i, file.Name(), name)
+				}
+			}
+			if d := cmp.Diff([]string{certs.RootsFile, name + ".pem"}, names); d != "" {
+				t.Errorf("step %d: %s has (-want +got):\n%s", i, name, d)
+			}
+		}
+		if _, peer, err := dial(listen(t, own["payments"].open("payments").Server("gateway")), own["gateway"].open("gateway").Client("payments")); err != nil || peer != "gateway" {
+			t.Errorf("step %d: got peer %q, %v", i, peer, err)
+		}
+	}
+	for want, to := range map[string]map[string]string{
+		"shipping.pem does not exist; there are gateway, orders, payments": {"shipping": t.TempDir()},
+		"is the folder with all keys; name one for payments alone":         {"payments": f.Dir + "/."},
+	} {
+		if err := certs.Give(f.Dir, to); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+
+	// Everybody has the new root before anybody has what it signed.
+	f.do(certs.Rotate)
+	f.do(certs.Renew)
+	if err := os.Remove(filepath.Join(to["gateway"], "gateway.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(to["gateway"], "gateway.pem"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := certs.Give(f.Dir, to); err == nil {
+		t.Fatal("a folder was replaced")
+	}
+	if !bytes.Equal(own["payments"].read(certs.RootsFile), f.read(certs.RootsFile)) {
+		t.Error("payments has not got the new root")
+	}
+}
+
 func TestRenewRefusesACAThatNobodyBelieves(t *testing.T) {
 	t.Parallel()
 	f, other := newFolder(t, "orders"), newFolder(t, "orders")
