@@ -846,6 +846,18 @@ func TestDrainEndsStreams(t *testing.T) {
 	}
 }
 
+// A request for no path is refused as any other that is wrong, and not answered past the gateway.
+func TestRequestsForTheServer(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	for _, method := range []string{"OPTIONS", "GET"} {
+		answer, body := s.raw(method + " * HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+		if answer.StatusCode != 400 || answer.Header.Get("Content-Type") != "application/problem+json" || answer.Header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s *: %d %v %s", method, answer.StatusCode, answer.Header, body)
+		}
+	}
+}
+
 func TestRequestsHaveADeadline(t *testing.T) {
 	t.Parallel()
 	s := open(t, func(c *proxy.Config, _ *proxy.Options) { c.Limits.Request = 20 * time.Millisecond })
@@ -916,7 +928,6 @@ func TestRawRequests(t *testing.T) {
 		{"two hosts", "GET /api/orders HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400},
 		{"huge header", "GET /api/orders HTTP/1.1\r\nHost: x\r\nX-A: " + strings.Repeat("a", 70<<10) + "\r\n\r\n", 431},
 		{"connect", "CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n", 400},
-		{"options of the server", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 200},
 		{"upgrade", "GET /api/orders HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 200},
 		{"expectation of a body that is too large", post + "Content-Length: 1000000\r\nExpect: 100-continue\r\n\r\n", 413},
 		{"body breaks off", post + "Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400},

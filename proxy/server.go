@@ -18,13 +18,15 @@ func (g *Gateway) Server() *http.Server {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true) // by prior knowledge alone: nobody upgrades to it
 	return &http.Server{
-		Handler:           g,
-		Protocols:         protocols,
-		ReadHeaderTimeout: g.cfg.Limits.ReadHeader,
-		WriteTimeout:      g.cfg.Limits.Write, // of the whole answer; streams take it off again
-		IdleTimeout:       g.cfg.Limits.Idle,
-		MaxHeaderBytes:    g.cfg.Limits.HeaderBytes,
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug), // clients that break off, mostly
+		Handler:   g,
+		Protocols: protocols,
+		// What net/http would answer OPTIONS * with has none of our headers, and counts for nobody.
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            g.cfg.Limits.ReadHeader,
+		WriteTimeout:                 g.cfg.Limits.Write, // of the whole answer; streams take it off again
+		IdleTimeout:                  g.cfg.Limits.Idle,
+		MaxHeaderBytes:               g.cfg.Limits.HeaderBytes,
+		ErrorLog:                     slog.NewLogLogger(g.log.Handler(), slog.LevelDebug), // clients that break off, mostly
 	}
 }
 

@@ -229,7 +229,7 @@ func lines() []attack {
 		whole("CONNECT with a path", "CONNECT /c{n}/x"+top+"\r\n", 405),
 		whole("CONNECT", "CONNECT shop.example:443"+top+"\r\n", 400),
 		whole("TRACE", "TRACE /c{n}/x"+top+"\r\n", 405),
-		whole("everything", "OPTIONS *"+top+"\r\n", 200),
+		whole("everything", "OPTIONS *"+top+"\r\n", 400),
 		whole("everything, of another method", "GET *"+top+"\r\n", 400),
 		whole("preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", 400),
 
