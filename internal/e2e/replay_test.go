@@ -49,7 +49,7 @@ func none() trouble { return trouble{} }
 
 // kills kill a shop at random moments.
 func kills(s *shop, n int) trouble {
-	return trouble{n, func() time.Duration { return time.Duration(300+rand.IntN(1200)) * time.Millisecond }, func(int) { s.kill(); s.start() }}
+	return trouble{n, func() time.Duration { return time.Duration(200+rand.IntN(600)) * time.Millisecond }, func(int) { s.kill(); s.start() }}
 }
 
 // replayed replays months against a shop that runs, in trouble, and compares the figures and digests that the shop ends with.
@@ -117,7 +117,7 @@ func TestReplaySurvivesKills(t *testing.T) {
 
 // flips move a module out and home, each time as soon as the one before has settled and a while has passed.
 func flips(s *shop, module string, n int) trouble {
-	return trouble{n, func() time.Duration { return 2 * time.Second }, func(n int) {
+	return trouble{n, func() time.Duration { return time.Second }, func(n int) {
 		to := []string{"remote", "local"}[n%2]
 		began := time.Now()
 		out, err := exec.Command(mustBinary(s.t), "placement", "set", module, to, "--wait", "30s", "--data", s.dir, "--admin-addr", s.admin).CombinedOutput()
