@@ -8,7 +8,7 @@
 // of its group; if the group fails it is rolled back, the unit of work that broke it gets the error and the others
 // run again, alone. On PostgreSQL serialization failures, deadlocks and connections lost before the commit are
 // run again; a connection lost during the commit is ErrOutcomeUnknown unless the unit of work says that it finds
-// its own traces.
+// its own traces. A store that has been made and is missing is ErrLost, and not silently made again (made.go).
 package database
 
 import (
