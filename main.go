@@ -257,6 +257,9 @@ func serveCommand(cmd *cobra.Command, s *settings) error {
 	if err := s.checkEmpty(); err != nil {
 		return err
 	}
+	if len(s.empty) > 0 && cfg.Database.Driver == string(database.Postgres) {
+		return usageError{errors.New("--start-empty: a schema of PostgreSQL is made by `banyan migrate --start-empty " + strings.Join(s.empty, ",") + "`")}
+	}
 	if s.only != "" {
 		return serveOnly(cmd.Context(), cfg, s.only, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}

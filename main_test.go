@@ -424,6 +424,19 @@ func TestStoppedWhileItWaits(t *testing.T) {
 	}
 }
 
+// On PostgreSQL another command makes what was lost.
+func TestStartEmptyOnPostgres(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "banyan.yaml")
+	if err := os.WriteFile(file, []byte("database: {driver: postgres, postgres: {dsn: 'postgres://127.0.0.1:1/x', secret: x}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, code, err := run(t, "serve", "--config", file, "--data", t.TempDir(), "--start-empty", "orders")
+	if code != exitUsage || err == nil || !strings.Contains(err.Error(), "banyan migrate --start-empty orders") {
+		t.Errorf("ended with %d, %v", code, err)
+	}
+}
+
 // A shop that has lost one of its files does not go on with an empty one, and neither does a process of the module; --start-empty has it
 // made again, also for a module that is away.
 func TestStartWithoutAFile(t *testing.T) {
