@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -65,7 +66,7 @@ func TestScenarios(t *testing.T) {
 			[]string{"captured 1000", "settled 1000", "refunded r1 0"}, "settled", 1, 1},
 		{"return after goodwill", []step{charge("o", "tok_visa"), nil, byStaff{amount: 300}, nil, refund("o", "r1", 1000), refund("o", "r1", 1000), nil, refund("o", "r1", 1000)},
 			[]string{"captured 1000", "refunded staff 300", "refunded r1 700"}, "captured", 1, 2},
-		{"returns after goodwill", []step{charge("o", "tok_visa"), nil, byStaff{amount: 300}, nil, refund("o", "r1", 600), refund("o", "r2", 400), nil, refund("o", "r2", 400)},
+		{"returns after goodwill", []step{charge("o", "tok_visa"), nil, byStaff{amount: 300}, nil, refund("o", "r1", 600), nil, refund("o", "r2", 400), nil, refund("o", "r2", 400)},
 			[]string{"captured 1000", "refunded staff 300", "refunded r1 600", "refunded r2 100"}, "captured", 1, 3},
 		{"return of what is paid back", []step{charge("o", "tok_visa"), nil, byStaff{amount: 1000}, nil, refund("o", "r1", 1000), refund("o", "r1", 1000)},
 			[]string{"captured 1000", "refunded staff 1000", "refunded r1 0"}, "captured", 1, 1},
@@ -159,6 +160,30 @@ func TestVoidWhileCharging(t *testing.T) {
 			if diff := cmp.Diff(s.told(card), want); diff != "" {
 				t.Errorf("%s: announced (-got +want):\n%s", card, diff)
 			}
+		}
+		s.agrees()
+	})
+}
+
+// TestReturnsAtOnce decides on a return while the provider has the refund of another one: what that one asked for is not
+// given twice. Which of them the provider answers first is its own affair.
+func TestReturnsAtOnce(t *testing.T) {
+	t.Parallel()
+	moduletest.Each(t, func(t *testing.T, open moduletest.Opener) {
+		s := openShop(t, open)
+		s.Deliver(t, charge("o", "tok_visa"))
+		s.finish()
+		s.line.held = make(chan struct{})
+		s.Deliver(t, refund("o", "r1", 600), refund("o", "r2", 600))
+		if got := s.told("o"); len(got) != 1 {
+			t.Errorf("before the outcomes: told %v", got)
+		}
+		close(s.line.held)
+		s.finish()
+		got := s.told("o")
+		slices.Sort(got)
+		if diff := cmp.Diff(got, []string{"captured 1000", "refunded r1 600", "refunded r2 400"}); diff != "" {
+			t.Errorf("announced (-got +want):\n%s", diff)
 		}
 		s.agrees()
 	})
