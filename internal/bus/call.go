@@ -99,6 +99,9 @@ func (b *Bus) ask(ctx context.Context, from, target, name, commandID string, bod
 		r := b.look(target)
 		if r.Step != ownership.Closing {
 			reply, err := b.opts.Broker.Call(ctx, target, rabbit.Request{Name: name, CommandID: commandID, Headers: requestHeaders(ctx), Body: body})
+			if held != nil && errors.Is(err, rabbit.ErrUnsent) {
+				return nil, held
+			}
 			var answered *rabbit.Answered
 			var away *rabbit.Away
 			stands := errors.As(err, &answered) && !isElsewhere(err)

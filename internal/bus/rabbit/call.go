@@ -49,6 +49,9 @@ func (a *Away) Error() string { return a.Err.Error() }
 // Unwrap gives the error with its kind.
 func (a *Away) Unwrap() error { return a.Err }
 
+// ErrUnsent is in the error of a question that was not sent because its time was over before.
+var ErrUnsent = errors.New("it was not sent")
+
 // Call asks a module and waits for its reply. An error of the module is Answered, with the kind it had there. Everything else is
 // errs.Unavailable, if asking again may help (nobody answers for this module now, too many questions are open, or the broker is Away),
 // or errs.Timeout, once the deadline has passed. A question may have been answered although its caller got an error; who asks
@@ -375,7 +378,7 @@ func deserted(conn *amqp.Connection, modules map[string]bool) map[string]bool {
 func marshalRequest(r Request) (amqp.Publishing, error) {
 	left := time.Until(r.Deadline)
 	if left <= 0 {
-		return amqp.Publishing{}, errs.New(errs.Timeout, "the deadline of %s has passed", r.Name)
+		return amqp.Publishing{}, errs.New(errs.Timeout, "the deadline of %s has passed: %w", r.Name, ErrUnsent)
 	}
 	p := amqp.Publishing{
 		Headers: amqp.Table{headerRequest: r.Name, headerCommand: r.CommandID, headerDeadline: r.Deadline.UTC().Format(time.RFC3339Nano)},

@@ -102,6 +102,9 @@ func TestAnAnswerIsThatOfTheModule(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
+	if _, err := caller.Call(t.Context(), "payments", Request{Name: "q", Deadline: time.Now()}); !errors.Is(err, ErrUnsent) {
+		t.Errorf("asked too late: got %v", err)
+	}
 	if _, err := caller.Call(t.Context(), "No Module", Request{}); !errs.Is(err, errs.Invalid) {
 		t.Errorf("got %v", err)
 	}
