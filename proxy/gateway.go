@@ -223,14 +223,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ctx = telemetry.ExtractHeader(ctx, r.Header)
 	}
 
-	x := &exchange{answer: answer{ResponseWriter: w}, g: g, client: c, start: start, path: r.URL.Path, method: r.Method[:min(len(r.Method), 16)]}
+	x := &exchange{answer: answer{ResponseWriter: w}, g: g, id: [1]string{id}, client: c, start: start, path: r.URL.Path, method: r.Method[:min(len(r.Method), 16)]}
 	if r.ContentLength != 0 {
 		// The body has its time from here on, also where net/http itself reads the rest of one that was refused.
 		x.deadline(time.Now().Add(g.cfg.Limits.ReadBody))
 		x.unread = r.ProtoMajor == 1
 	}
 	h := w.Header()
-	h["X-Request-Id"] = []string{id}
+	h["X-Request-Id"] = x.id[:]
 	protect(h, c.secure)
 	if g.draining.Load() {
 		h["Connection"] = closing
@@ -246,21 +246,23 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // exchange is one request on its way.
 type exchange struct {
-	answer answer
-	g      *Gateway
-	client client
-	start  time.Time
-	path   string // as it came, for the log
-	method string // as it came
-	route  *route // nil if there is none
-	table  *table
-	who    identity.Identity
-	wish   string              // an admin's, for the side that answers
-	guest  string              // a visitor that is sticky in a canary without being known
-	limit  time.Duration       // that the client gives us to answer; 0 is none
-	socket bool                // a WebSocket is asked for
-	unread bool                // HTTP/1: a body may follow that nobody has read
-	hop    atomic.Pointer[hop] // how it was answered
+	answer  answer
+	g       *Gateway
+	id      [1]string // of the request, as a header's value
+	client  client
+	start   time.Time
+	path    string // as it came, for the log
+	method  string // as it came
+	route   *route // nil if there is none
+	table   *table
+	who     identity.Identity
+	request rest.Request        // as its module sees it; it does not change any more once it is sent
+	wish    string              // an admin's, for the side that answers
+	guest   string              // a visitor that is sticky in a canary without being known
+	limit   time.Duration       // that the client gives us to answer; 0 is none
+	socket  bool                // a WebSocket is asked for
+	unread  bool                // HTTP/1: a body may follow that nobody has read
+	hop     atomic.Pointer[hop] // how it was answered
 }
 
 func (x *exchange) fail(ctx context.Context, err error) {
@@ -395,7 +397,8 @@ func (x *exchange) serve(ctx context.Context, r *http.Request) {
 	if x.who.Subject == "" && x.client.secure && rt.target.placement.State == Canary && g.signer != nil {
 		x.welcome(given)
 	}
-	request := rest.Request{
+	request := &x.request
+	*request = rest.Request{
 		Method: rt.Method, Route: rt.Path, Path: path, Query: r.URL.RawQuery, Subject: x.who.Subject, ClientIP: x.client.text,
 		BodyHash: noBody, Money: rt.Money,
 	}
@@ -502,7 +505,7 @@ func (x *exchange) beside(ctx context.Context, r *http.Request, path string) boo
 		}
 	}
 	delete(r.Header, "Authorization")
-	x.forward(ctx, &x.answer, r, path, rest.Request{Method: http.MethodGet, Path: path, Query: r.URL.RawQuery, BodyHash: noBody})
+	x.forward(ctx, &x.answer, r, path, &rest.Request{Method: http.MethodGet, Path: path, Query: r.URL.RawQuery, BodyHash: noBody})
 	return true
 }
 

@@ -19,7 +19,7 @@ type Hop interface {
 
 // reach goes the way to a module of this process, as a request to another process would: what may be sent again is, as often as
 // gateway.remote.retry allows, and what may not is never lost. False means that the client was told that it did not arrive.
-func (x *exchange) reach(w http.ResponseWriter, r *http.Request, q rest.Request, t *target) bool {
+func (x *exchange) reach(w http.ResponseWriter, r *http.Request, q *rest.Request, t *target) bool {
 	if t.placement.State != Local {
 		return true
 	}

@@ -47,7 +47,7 @@ func (h *hop) side() string {
 }
 
 // forward hands the request to its target, in the one form that was matched.
-func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.Request, path string, q rest.Request) {
+func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.Request, path string, q *rest.Request) {
 	g, rt := x.g, x.route
 	stream := rt.Class == module.Stream
 	if stream {
@@ -99,7 +99,7 @@ func (x *exchange) forward(ctx context.Context, w http.ResponseWriter, r *http.R
 
 // send has the request answered by the side that is chosen for it. It may run again, and after the exchange has ended: a cache
 // refreshes what it keeps. So it writes to nothing of the exchange but the hop.
-func (x *exchange) send(w http.ResponseWriter, r *http.Request, q rest.Request) {
+func (x *exchange) send(w http.ResponseWriter, r *http.Request, q *rest.Request) {
 	t := x.route.target
 	switch {
 	case t.foreign:
@@ -118,7 +118,7 @@ type visit struct {
 	x *exchange
 	w http.ResponseWriter
 	r *http.Request
-	q rest.Request
+	q *rest.Request
 
 	home  bool // it was not sent, and is to be answered here
 	stale bool // the second process knew of a newer epoch
@@ -208,7 +208,7 @@ func (x *exchange) finishRemote(w http.ResponseWriter, r *http.Request, h hop, r
 }
 
 // sendHere answers in this process.
-func (x *exchange) sendHere(w http.ResponseWriter, r *http.Request, q rest.Request, t *target, mirror bool) {
+func (x *exchange) sendHere(w http.ResponseWriter, r *http.Request, q *rest.Request, t *target, mirror bool) {
 	if x.g.hop != nil && !x.reach(w, r, q, t) {
 		return
 	}
@@ -254,7 +254,7 @@ func rewind(r *http.Request) bool {
 }
 
 // sendLocal answers in this process, and in shadow offers the answer for a comparison.
-func (x *exchange) sendLocal(w http.ResponseWriter, r *http.Request, q rest.Request, t *target, mirror bool) int {
+func (x *exchange) sendLocal(w http.ResponseWriter, r *http.Request, q *rest.Request, t *target, mirror bool) int {
 	m := t.remote.mirror
 	if !mirror || x.route.Class != module.Read || r.Method != http.MethodGet || !m.Sample(x.route.Method+" "+x.route.Path) {
 		seen := &answer{ResponseWriter: w}
@@ -290,7 +290,7 @@ const spareBody = 16 << 10
 
 // again asks a side the same once more, for nobody but the comparison. What it needs of the request is copied now: the server
 // uses it for the next one. What is much longer than the answer of the given length differs from it, and is not read to its end.
-func (x *exchange) again(t *target, r *http.Request, q rest.Request, length int) shadow.Again {
+func (x *exchange) again(t *target, r *http.Request, q *rest.Request, length int) shadow.Again {
 	header := r.Header.Clone()
 	delete(header, "Accept-Encoding")
 	location := *r.URL
@@ -372,7 +372,7 @@ func (x *exchange) observe(ctx context.Context, t *target, start time.Time, remo
 }
 
 // call says how the upstream is to treat the request, and tells it who asks.
-func (x *exchange) call(t *target, r *http.Request, q rest.Request, copied bool) upstream.Call {
+func (x *exchange) call(t *target, r *http.Request, q *rest.Request, copied bool) upstream.Call {
 	c := upstream.Call{
 		Class: x.route.Class, Upgrade: x.socket && x.route.Class == module.Stream,
 		Repeatable: !copied && x.repeatable(q),
@@ -387,13 +387,13 @@ func (x *exchange) call(t *target, r *http.Request, q rest.Request, copied bool)
 }
 
 // repeatable says whether a repeat does no harm because the module keeps its answer under the key.
-func (x *exchange) repeatable(q rest.Request) bool { return q.IdempotencyKey != "" && x.keepsAnswer() }
+func (x *exchange) repeatable(q *rest.Request) bool { return q.IdempotencyKey != "" && x.keepsAnswer() }
 
 // keepsAnswer: an application that is not ours has promised nothing.
 func (x *exchange) keepsAnswer() bool { return x.route.KeepsAnswer() && !x.route.target.foreign }
 
 // prepare sets what another process is told about the request. All of it was dropped from what the client has sent.
-func (x *exchange) prepare(t *target, out, r *http.Request, q rest.Request, copied bool) error {
+func (x *exchange) prepare(t *target, out, r *http.Request, q *rest.Request, copied bool) error {
 	ctx := r.Context()
 	body := assertion.Body{Hash: q.BodyHash, Length: r.ContentLength}
 	switch {
@@ -514,7 +514,7 @@ func (x *exchange) fetch(parent *http.Request) aggregate.Fetch {
 		if err := part.route.permit(x.who); err != nil {
 			return errs.KindOf(err).Status(), http.Header{}, nil, nil
 		}
-		q := rest.Request{Method: method, Route: part.route.Path, Path: u.Path, Query: u.RawQuery, Subject: x.who.Subject, ClientIP: x.client.text, BodyHash: noBody}
+		q := &rest.Request{Method: method, Route: part.route.Path, Path: u.Path, Query: u.RawQuery, Subject: x.who.Subject, ClientIP: x.client.text, BodyHash: noBody}
 		header := http.Header{"Accept": {"application/json"}}
 		if len(language) > 0 {
 			header["Accept-Language"] = language

@@ -192,7 +192,7 @@ func (v *Verifier) admit(r *http.Request) (*http.Request, error) {
 		delete(r.Header, "Idempotency-Key")
 	}
 	if found {
-		ctx = rest.WithRequest(ctx, request)
+		ctx = rest.WithRequest(ctx, &request)
 	}
 	delete(r.Header, Header)
 	delete(r.Header, "Authorization")

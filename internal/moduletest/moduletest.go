@@ -419,7 +419,7 @@ func (h *Harness) Request(method, path string, as identity.Identity, body any, h
 	}
 	ctx := identity.With(req.Context(), as)
 	ctx = telemetry.WithCorrelation(ctx, "test-"+message.NewID())
-	ctx = rest.WithRequest(ctx, rest.Request{
+	ctx = rest.WithRequest(ctx, &rest.Request{
 		Method: method, Route: req.URL.Path, Path: req.URL.Path, Query: req.URL.RawQuery, Subject: as.Subject,
 		IdempotencyKey: req.Header.Get("Idempotency-Key"), BodyHash: sha256.Sum256(encoded), ClientIP: clientIP(req),
 	})

@@ -27,20 +27,23 @@ type Request struct {
 
 type requestKey struct{}
 
-// WithRequest puts the request into the context.
-func WithRequest(ctx context.Context, r Request) context.Context {
+// WithRequest puts the request into the context. It must not change any more.
+func WithRequest(ctx context.Context, r *Request) context.Context {
 	return context.WithValue(ctx, requestKey{}, r)
 }
 
 // ClientIP is the address of the client as the gateway believes it, or "".
 func ClientIP(ctx context.Context) string {
-	r, _ := ctx.Value(requestKey{}).(Request)
+	r, ok := ctx.Value(requestKey{}).(*Request)
+	if !ok {
+		return ""
+	}
 	return r.ClientIP
 }
 
 // key is what names the request in the store; false without an Idempotency-Key.
 func key(ctx context.Context) (unit.RequestKey, bool) {
-	r, ok := ctx.Value(requestKey{}).(Request)
+	r, ok := ctx.Value(requestKey{}).(*Request)
 	if !ok || r.IdempotencyKey == "" || (r.Method != "POST" && r.Method != "PATCH") {
 		return unit.RequestKey{}, false
 	}

@@ -96,7 +96,7 @@ func send(h http.Handler, method, path, body string, r rest.Request, header ...s
 	}
 	r.Method, r.Route, r.Path, r.BodyHash = method, "/api/things/{id}", path, sha256.Sum256([]byte(body))
 	rec := httptest.NewRecorder()
-	h.ServeHTTP(rec, req.WithContext(rest.WithRequest(req.Context(), r)))
+	h.ServeHTTP(rec, req.WithContext(rest.WithRequest(req.Context(), &r)))
 	return rec
 }
 

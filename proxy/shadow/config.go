@@ -71,7 +71,7 @@ func DefaultConfig() Config {
 	return Config{
 		Sample: 10, ControlSample: 20, Learn: 20, ConfirmAfter: 250 * time.Millisecond,
 		Headers: []string{"Content-Type", "Location"}, Compare: []Rule{},
-		Limits: Limits{MaxBody: 256 << 10, Queue: 512, Bytes: 16 << 20, Concurrency: 16, Timeout: 2 * time.Second},
+		Limits: Limits{MaxBody: 256 << 10, Queue: 512, Bytes: 16 << 20, Concurrency: 4, Timeout: 2 * time.Second},
 		Gate: Gate{
 			MinCompared: 2000, MinPerRoute: 50, Mismatch: 0.1, Skew: 0.1, Failed: 0.5,
 			NoiseRule: NoiseRule{Relative: 20, Absolute: 0.03}, Exempt: []string{},
