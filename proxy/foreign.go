@@ -1,8 +1,11 @@
 package proxy
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 
@@ -15,10 +18,39 @@ import (
 // Foreign is an upstream that is no process of ours, as an application that is being replaced. It owns the routes that are
 // listed; what no module has may go to it.
 type Foreign struct {
-	Name            string         `mapstructure:"name"`
-	Routes          []ForeignRoute `mapstructure:"routes"`
-	Token           bool           `mapstructure:"token"` // it gets the client's Authorization header, beside the gateway's assertion
+	Name   string         `mapstructure:"name"`
+	Routes []ForeignRoute `mapstructure:"routes"`
+	Token  bool           `mapstructure:"token"` // it gets the client's Authorization header, beside the gateway's assertion
+	// Exact: it takes no two paths for the same that differ by a slash at the end or by the case of letters.
+	Exact           bool       `mapstructure:"exact"`
+	TLS             ForeignTLS `mapstructure:"tls"`
 	upstream.Config `mapstructure:",squash"`
+}
+
+// ForeignTLS is how the endpoints of a foreign upstream prove who they are.
+type ForeignTLS struct {
+	Name  string `mapstructure:"name"`  // in their certificates; empty for the host of each endpoint
+	Roots string `mapstructure:"roots"` // PEM file of those who are believed; empty for those of the system
+}
+
+// config is nil if nothing is said. The file is read now, so that a wrong one ends the start.
+func (t ForeignTLS) config() (*tls.Config, error) {
+	if t == (ForeignTLS{}) {
+		return nil, nil
+	}
+	c := &tls.Config{ServerName: t.Name, MinVersion: tls.VersionTLS12}
+	if t.Roots == "" {
+		return c, nil
+	}
+	text, err := os.ReadFile(t.Roots)
+	if err != nil {
+		return nil, fmt.Errorf("tls.roots: %w", err)
+	}
+	c.RootCAs = x509.NewCertPool()
+	if !c.RootCAs.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("tls.roots: %s holds no certificate", t.Roots)
+	}
+	return c, nil
 }
 
 // WithDefaults is what holds where nothing is said.
@@ -78,10 +110,20 @@ func (f Foreign) check(prefix string) error {
 		if _, err := discovery.Parse(f.Endpoints, discovery.Options{}); err != nil {
 			return fmt.Errorf("%s.endpoints: %w", prefix, err)
 		}
-		if f.Protocol == upstream.H2 {
-			return fmt.Errorf("%s.protocol: h2 is over TLS, and %s finds addresses without a name to check a certificate against; give h1 or h2c, or endpoints as in https://10.0.0.7:8443", prefix, f.Endpoints[0])
+		switch {
+		case f.TLS.Name == "" && f.Protocol == upstream.H2:
+			return fmt.Errorf("%s.tls.name: is empty: h2 is over TLS, and %s finds addresses without a name to check a certificate against; give the name, or h1 or h2c as the protocol", prefix, f.Endpoints[0])
+		case f.TLS.Name == "" && f.TLS.Roots != "":
+			return fmt.Errorf("%s.tls.name: is empty: %s finds addresses without a name to check a certificate against; give the name", prefix, f.Endpoints[0])
+		case f.TLS.Name != "" && f.Transport == upstream.Synchronous:
+			return fmt.Errorf("%s.transport: synchronous speaks no TLS, which %s.tls asks for; give standard", prefix, prefix)
 		}
 		own.Endpoints = nil
+	} else if f.TLS != (ForeignTLS{}) && !slices.ContainsFunc(f.Endpoints, func(e string) bool { return strings.HasPrefix(e, "https://") }) {
+		return fmt.Errorf("%s.tls: is for endpoints as in https://10.0.0.7:8443, and there is none", prefix)
+	}
+	if f.TLS != (ForeignTLS{}) && f.Protocol == upstream.H2C {
+		return fmt.Errorf("%s.protocol: h2c has no TLS, which %s.tls asks for; give h1 or h2", prefix, prefix)
 	}
 	return own.Validate(prefix)
 }

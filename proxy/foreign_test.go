@@ -2,15 +2,22 @@ package proxy_test
 
 import (
 	"context"
+	"encoding/pem"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/banyan-go/banyan/proxy"
+	"github.com/banyan-go/banyan/proxy/upstream"
 )
 
 // foreign is an upstream that is no process of ours.
@@ -33,20 +40,60 @@ func replaced(t *testing.T, origin http.HandlerFunc, change func(*proxy.Config),
 	})
 }
 
-// An application that is being replaced is found by name.
+// An application that is being replaced is found by name, over TLS if it has another one to prove.
 func TestForeignFound(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "old") }))
-	t.Cleanup(server.Close)
-	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
-	if err != nil {
+	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "old") })
+	plain, secure, shy := httptest.NewServer(page), httptest.NewTLSServer(page), httptest.NewUnstartedServer(page)
+	shy.EnableHTTP2 = true
+	shy.StartTLS()
+	for _, s := range []*httptest.Server{plain, secure, shy} {
+		s.Config.ErrorLog = log.New(io.Discard, "", 0)
+		t.Cleanup(s.Close)
+	}
+	roots := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := open(t, func(c *proxy.Config, _ *proxy.Options) {
-		f := foreign("dns://localhost:"+port, proxy.ForeignRoute{Match: "/old", Class: "read"})
-		f.Balance = "round_robin"
-		c.Upstreams = []proxy.Foreign{f}
-	})
+	atName := proxy.ForeignTLS{Name: "example.com", Roots: roots} // the certificate is for that
+	for name, c := range map[string]struct {
+		server    *httptest.Server
+		protocol  string
+		tls       proxy.ForeignTLS
+		addressed bool
+		want      int
+	}{
+		"plain":               {plain, "h1", proxy.ForeignTLS{}, false, 200},
+		"over TLS":            {secure, "h1", atName, false, 200},
+		"over h2":             {shy, "h2", atName, false, 200},
+		"by address":          {secure, "h1", proxy.ForeignTLS{Roots: roots}, true, 200},
+		"named":               {secure, "h1", atName, true, 200},
+		"another name":        {secure, "h1", proxy.ForeignTLS{Name: "other.example", Roots: roots}, false, 503},
+		"named otherwise":     {secure, "h1", proxy.ForeignTLS{Name: "other.example", Roots: roots}, true, 503},
+		"a root nobody knows": {secure, "h1", proxy.ForeignTLS{Name: "example.com"}, false, 503},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, port, err := net.SplitHostPort(c.server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			endpoint := "dns://localhost:" + port
+			if c.addressed {
+				endpoint = c.server.URL
+			}
+			f := foreign(endpoint, proxy.ForeignRoute{Match: "/old", Class: "read"})
+			f.Balance, f.Protocol, f.TLS = "round_robin", c.protocol, c.tls
+			f.Pool.Connect = 10 * time.Second
+			found(t, f, c.want)
+		})
+	}
+}
+
+// found is a gateway that answers /old for an upstream, with a status.
+func found(t *testing.T, f proxy.Foreign, status int) {
+	t.Helper()
+	s := open(t, func(c *proxy.Config, _ *proxy.Options) { c.Upstreams = []proxy.Foreign{f} })
 	ctx, end := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.gate.Run(ctx) }()
@@ -57,9 +104,27 @@ func TestForeignFound(t *testing.T) {
 		}
 	})
 	var a reply
-	eventually(t, func() bool { a = s.do("GET", "/old", ""); return a.status == 200 })
-	if a.body != "old" {
-		t.Errorf("answered %q", a.body)
+	// Before anything is found the answer is 503 too.
+	eventually(t, func() bool {
+		return slices.ContainsFunc(s.gate.Upstreams(), func(u upstream.Status) bool { return len(u.Endpoints) > 0 })
+	})
+	if a = s.do("GET", "/old", ""); a.status != status || status == 200 && a.body != "old" {
+		t.Errorf("answered %d %q, want %d", a.status, a.body, status)
+	}
+}
+
+// An application that says that it takes no two paths for the same gets both.
+func TestForeignExact(t *testing.T) {
+	t.Parallel()
+	s := replaced(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.URL.Path) }, func(c *proxy.Config) { c.Upstreams[0].Exact = true },
+		proxy.ForeignRoute{Match: "GET /files/Secret", Class: "read", Auth: "staff"}, proxy.ForeignRoute{Match: "/{rest...}", Class: "write"})
+	for path, want := range map[string]int{"/files/Secret": 401, "/files/secret": 200, "/files/Secret/": 200, "/Files/Secret": 200, "/api/orders/": 200} {
+		if a := s.do("GET", path, ""); a.status != want || want == 200 && a.body != path {
+			t.Errorf("%s: %d %s, want %d", path, a.status, a.body, want)
+		}
+		if e, err := s.gate.Explain("GET", path, "", "", ""); err != nil || (e.Auth != "") != (want == 401) {
+			t.Errorf("%s is explained as %+v, %v", path, e, err)
+		}
 	}
 }
 

@@ -1064,7 +1064,23 @@ func TestConfigNamesTheKey(t *testing.T) {
 		{func(c *proxy.Config) {
 			c.Upstreams = []proxy.Foreign{foreign("consul://legacy", proxy.ForeignRoute{Match: "/old", Class: "read"})}
 			c.Upstreams[0].Protocol = "h2"
-		}, "gateway.upstreams[0].protocol: h2 is over TLS"},
+		}, "gateway.upstreams[0].tls.name: is empty: h2 is over TLS"},
+		{func(c *proxy.Config) {
+			c.Upstreams = []proxy.Foreign{foreign("consul://legacy", proxy.ForeignRoute{Match: "/old", Class: "read"})}
+			c.Upstreams[0].TLS.Roots = "ca.pem"
+		}, "gateway.upstreams[0].tls.name: is empty: consul://legacy finds"},
+		{func(c *proxy.Config) {
+			c.Upstreams = []proxy.Foreign{foreign("consul://legacy", proxy.ForeignRoute{Match: "/old", Class: "read"})}
+			c.Upstreams[0].TLS.Name, c.Upstreams[0].Transport = "legacy.internal", "synchronous"
+		}, "gateway.upstreams[0].transport: synchronous speaks no TLS"},
+		{func(c *proxy.Config) {
+			c.Upstreams = []proxy.Foreign{foreign("consul://legacy", proxy.ForeignRoute{Match: "/old", Class: "read"})}
+			c.Upstreams[0].TLS.Name, c.Upstreams[0].Protocol = "legacy.internal", "h2c"
+		}, "gateway.upstreams[0].protocol: h2c has no TLS"},
+		{func(c *proxy.Config) {
+			c.Upstreams = []proxy.Foreign{foreign("http://127.0.0.1:1", proxy.ForeignRoute{Match: "/old", Class: "read"})}
+			c.Upstreams[0].TLS.Name = "legacy.internal"
+		}, "gateway.upstreams[0].tls: is for endpoints as in https://"},
 		{func(c *proxy.Config) { c.Rate.Login.PerSecond = -1 }, "gateway.rate.login.per_second: -1"},
 		{func(c *proxy.Config) { c.Rate.Customer.Burst = 0 }, "gateway.rate.customer.burst: 0 lets nothing pass"},
 		{func(c *proxy.Config) { c.Rate.Clients = 0 }, "gateway.rate.clients: 0"},
@@ -1089,6 +1105,12 @@ func TestConfigNamesTheKey(t *testing.T) {
 		if err := c.Validate(); err != nil {
 			t.Error(err)
 		}
+	}
+	c := proxy.DefaultConfig()
+	c.Upstreams = []proxy.Foreign{foreign("https://127.0.0.1:1", proxy.ForeignRoute{Match: "/old", Class: "read"})}
+	c.Upstreams[0].TLS.Roots = "nobody.pem"
+	if _, err := proxy.New(c, proxy.Options{Local: http.NotFoundHandler()}); err == nil || !strings.Contains(err.Error(), "gateway.upstreams[0].tls.roots: open nobody.pem") {
+		t.Errorf("got %v", err)
 	}
 	for match, want := range map[string]string{
 		"/old":            "gateway.upstreams[0].routes[1].match: /old is taken by route legacy-0 of legacy",

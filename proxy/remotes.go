@@ -83,7 +83,11 @@ func (g *Gateway) openRemotes(o Options) error {
 		if g.remotes[f.Name] != nil || g.modules[f.Name] {
 			return fmt.Errorf("%s.name: %q is taken", key, f.Name)
 		}
-		up, err := g.openUpstream(f.Config, f.Endpoints, upstream.Options{Name: f.Name, Registry: o.Registry})
+		secure, err := f.TLS.config()
+		if err != nil {
+			return fmt.Errorf("%s.%w", key, err)
+		}
+		up, err := g.openUpstream(f.Config, f.Endpoints, upstream.Options{Name: f.Name, Registry: o.Registry, TLS: secure})
 		if err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
@@ -313,7 +317,7 @@ func (g *Gateway) build(list []Placement) (*table, error) {
 		targets[name] = t
 	}
 	for _, f := range g.cfg.Upstreams {
-		targets[f.Name] = &target{placement: Placement{Module: f.Name, State: Remote}, remote: g.remotes[f.Name], foreign: true, token: f.Token}
+		targets[f.Name] = &target{placement: Placement{Module: f.Name, State: Remote}, remote: g.remotes[f.Name], foreign: true, token: f.Token, exact: f.Exact}
 	}
 	of := func(name string) *target { return targets[name] }
 	t, err := buildTable(epoch, g.descriptors, of, g.limits, g.cfg.Limits.BodyBytes)

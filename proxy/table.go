@@ -179,6 +179,9 @@ func (t *table) add(r *route) *route {
 // end, would take this path for another place's, which may ask for more than the route of its own does. "/old/" is no such path where both
 // "/old" and "/old/{rest...}" have routes, if the latter asks for as much.
 func (t *table) ambiguous(place *node, r *route, path string) bool {
+	if r.target.exact {
+		return false
+	}
 	path = fold(path)
 	for _, p := range [2]string{path, strings.TrimSuffix(path, "/")} {
 		other := t.folded.find(p)

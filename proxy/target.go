@@ -20,6 +20,7 @@ type target struct {
 	remote    *remote      // nil if there is no other process
 	foreign   bool         // no process of ours: it gets requests as clients send them
 	token     bool         // it gets the client's token too
+	exact     bool         // it takes no two paths for the same
 	here      uint64       // the table since which requests are answered here without a break, if they are
 	there     uint64       // the same of the second process
 }
