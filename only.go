@@ -411,5 +411,5 @@ func (p *only) run(ctx context.Context, cfg config.Config, listener, operators n
 	defer cancel()
 	err := p.server.Shutdown(until)
 	end()
-	return errors.Join(err, p.operator.Shutdown(until), g.Wait())
+	return errors.Join(err, endOperators(p.operator), g.Wait())
 }

@@ -490,9 +490,23 @@ func (s *shop) run(ctx context.Context, cfg config.Config, public, operators net
 	err := server.Shutdown(until)
 	err = errors.Join(err, plain.Shutdown(until), s.gateway.Close(until))
 	end() // the bus finishes what is on its way
-	err = errors.Join(err, s.operator.Shutdown(until), g.Wait())
+	err = errors.Join(err, endOperators(s.operator), g.Wait())
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("not drained within %s (shutdown_timeout); what was left is done after the next start: %w", cfg.ShutdownTimeout, err)
+	}
+	return err
+}
+
+// operatorsGrace is how long a process that ends waits for what its operators ask: it has drained already.
+const operatorsGrace = 3 * time.Second
+
+// endOperators lets requests of operators that are short end, and cuts those that are not, and connections that ask nothing.
+func endOperators(server *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), operatorsGrace)
+	defer cancel()
+	err := server.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return server.Close()
 	}
 	return err
 }

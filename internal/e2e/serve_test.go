@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -193,6 +194,30 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	_ = other.cmd.Wait()
 	if code := other.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(other.errOut.String(), "--data") {
 		t.Errorf("exit code %d: %s", code, other.errOut)
+	}
+}
+
+// An operator who has not got an answer yet keeps no process from ending well.
+func TestDrainCutsOperators(t *testing.T) {
+	t.Parallel()
+	s := sqlite(t).start()
+	for _, asked := range []string{"", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n", "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
+		c, err := net.Dial("tcp", s.admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if _, err := c.Write([]byte(asked)); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(asked, "\r\n\r\n") { // those before it have been taken too, then
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if code := s.stop(); code != 0 {
+		t.Errorf("the shop ended with %d: %s", code, s.errOut)
 	}
 }
 
