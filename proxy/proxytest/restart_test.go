@@ -231,6 +231,7 @@ func placed(t *testing.T, change func(*proxy.Config), endpoints ...string) *door
 	t.Helper()
 	return open(t, func(c *proxy.Config, o *proxy.Options) {
 		c.Gates.Automatic.Rollback, c.Gates.Automatic.Advance = false, false
+		c.Remote.Pool.Connect = 10 * time.Second // a slow machine is no restart
 		o.Modules = []module.Descriptor{{Name: "orders", Routes: []module.Route{{ID: "place", Method: "POST", Path: "/api/orders", Class: module.Write}}}}
 		o.Endpoints = map[string][]string{"orders": endpoints}
 		o.Placements = proxy.NewFixed(proxy.Placement{Module: "orders", State: proxy.Remote})

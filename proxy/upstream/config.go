@@ -94,7 +94,7 @@ type Breaker struct {
 // Retry is about sending a request again.
 type Retry struct {
 	Attempts int `mapstructure:"attempts"` // of a request, with the first one; 1 sends nothing again
-	Budget   int `mapstructure:"budget"`   // percent of requests that may be sent again; 0 sends nothing again
+	Budget   int `mapstructure:"budget"`   // percent of requests that may be sent again, beside those that were not sent at all; 0 sends nothing again
 	Reserve  int `mapstructure:"reserve"`  // that may be sent again before the budget has grown
 }
 

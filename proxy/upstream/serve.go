@@ -378,7 +378,10 @@ func (x *exchange) next(e *endpoint, v verdict) *endpoint {
 		}
 		next = e
 	}
-	if !x.body.again() || !u.budget.spend() {
+	// What was not sent has cost nobody anything: its first repeat is not charged, as in gRPC's transparent retries. However many
+	// requests a restart meets, none is lost to it.
+	unsent := x.result.Failure == NotSent && x.result.Attempts == 1 && u.cfg.Retry.Budget > 0
+	if !x.body.again() || !unsent && !u.budget.spend() {
 		next.leave(x.long)
 		return nil
 	}

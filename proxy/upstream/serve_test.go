@@ -832,6 +832,23 @@ func TestBudget(t *testing.T) {
 		if again := n.Load() - 100; again < 10 || again > 15 {
 			t.Errorf("%d of 100 were sent again", again)
 		}
+		// What could not be sent is not charged, unless nothing is to be sent again.
+		for budget, charged := range map[int]bool{1: false, 0: true} {
+			g := open(t, protocol, options{cfg: func(c *upstream.Config) {
+				cfg(c)
+				c.Balance, c.Retry.Reserve, c.Retry.Budget = upstream.RoundRobin, 1, budget
+				c.Breaker.Consecutive, c.Breaker.Ratio, c.Health.Passive.Consecutive = 0, 0, 0
+			}}, backend(t, func(http.ResponseWriter, *http.Request) {}), "http://127.0.0.1:1")
+			failed := 0
+			for range 40 {
+				if got := g.get("/"); got.status != 200 {
+					failed++
+				}
+			}
+			if charged != (failed > 10) || !charged && failed > 0 {
+				t.Errorf("with a budget of %d %d of 40 failed", budget, failed)
+			}
+		}
 	})
 }
 
