@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -31,35 +32,49 @@ var shops = []candidate{
 	{name: "postgres", open: func(b *testing.B) *shop { return postgres(b, true) }},
 }
 
-// BenchmarkFlip: from the wish until every process follows, out and home, on an idle shop.
+// BenchmarkFlip: from the wish until every process follows, out and home, on an idle shop; and while all connections to the broker are cut
+// at some moment of each change.
 func BenchmarkFlip(b *testing.B) {
 	for _, engine := range shops {
-		b.Run(engine.name, func(b *testing.B) {
-			s := engine.open(b)
-			s.env = append(s.env, "BANYAN_BUS_RABBITMQ_URL="+testinfra.Rabbit(b).URL())
-			s.start()
-			s.standIn("payments").start()
-			s.placement(b, "set", "payments", "remote")
-			s.placement(b, "set", "payments", "local")
-			b.ResetTimer()
-			var took []time.Duration
-			for range b.N {
-				for _, to := range []string{"remote", "local"} {
-					start := time.Now()
-					s.placement(b, "set", "payments", to)
-					took = append(took, time.Since(start))
-				}
+		b.Run(engine.name, func(b *testing.B) { flip(b, engine, false) })
+		b.Run(engine.name+", connections cut", func(b *testing.B) { flip(b, engine, true) })
+	}
+}
+
+func flip(b *testing.B, engine candidate, cut bool) {
+	broker := testinfra.Rabbit(b)
+	line := testinfra.NewLine(b, broker.Addr())
+	s := engine.open(b)
+	s.env = append(s.env, "BANYAN_BUS_RABBITMQ_URL="+line.URL(broker.URL()))
+	s.start()
+	s.standIn("payments").start()
+	s.placement(b, "set", "payments", "remote")
+	s.placement(b, "set", "payments", "local")
+	b.ResetTimer()
+	var took []time.Duration
+	for range b.N {
+		for _, to := range []string{"remote", "local"} {
+			var striking sync.WaitGroup
+			if cut {
+				striking.Go(func() {
+					time.Sleep(rand.N(100 * time.Millisecond))
+					line.Cut()
+				})
 			}
-			slices.Sort(took)
-			at := func(q float64) float64 { return float64(took[int(q*float64(len(took)-1))].Microseconds()) / 1000 }
-			b.ReportMetric(at(.5), "p50-ms")
-			b.ReportMetric(at(1), "max-ms")
-			for _, transport := range []string{"rabbit", "local"} {
-				half, all := switched(b, s, transport)
-				b.ReportMetric(half*1000, "route-to-"+transport+"-p50-ms-at-most")
-				b.ReportMetric(all*1000, "route-to-"+transport+"-max-ms-at-most")
-			}
-		})
+			start := time.Now()
+			s.placement(b, "set", "payments", to)
+			took = append(took, time.Since(start))
+			striking.Wait()
+		}
+	}
+	slices.Sort(took)
+	at := func(q float64) float64 { return float64(took[int(q*float64(len(took)-1))].Microseconds()) / 1000 }
+	b.ReportMetric(at(.5), "p50-ms")
+	b.ReportMetric(at(1), "max-ms")
+	for _, transport := range []string{"rabbit", "local"} {
+		half, all := switched(b, s, transport)
+		b.ReportMetric(half*1000, "route-to-"+transport+"-p50-ms-at-most")
+		b.ReportMetric(all*1000, "route-to-"+transport+"-max-ms-at-most")
 	}
 }
 

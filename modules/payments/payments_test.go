@@ -398,7 +398,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// stuck is a provider that answers nobody until it is released.
+// stuck is a provider that answers nobody until it is released, and nobody in time.
 type stuck struct {
 	Provider
 	calls   atomic.Int64
@@ -408,6 +408,7 @@ type stuck struct {
 func (s *stuck) Charge(ctx context.Context, _ ChargeRequest) (Outcome, error) {
 	s.calls.Add(1)
 	<-s.release
+	<-ctx.Done() // who came later than the others has time left
 	return Outcome{}, ctx.Err()
 }
 
