@@ -58,7 +58,7 @@ func memoryAlarm(t *testing.T, host *testinfra.Broker, b *Broker) {
 		if !errs.Is(err, errs.Unavailable) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
-		if d := time.Since(at); d > time.Second {
+		if d := time.Since(at); d > 1900*time.Millisecond { // the patience without a deadline is 2 s
 			t.Errorf("it took %s", d)
 		}
 		cancel()
@@ -67,7 +67,7 @@ func memoryAlarm(t *testing.T, host *testinfra.Broker, b *Broker) {
 	if err := within(t.Context(), b, "payments", 4); !errs.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "memory") {
 		t.Errorf("got %v", err)
 	}
-	if d := time.Since(at); d < 2*time.Second || d > 5*time.Second {
+	if d := time.Since(at); d < 2*time.Second || d > 10*time.Second {
 		t.Errorf("without a deadline of its own it took %s", d)
 	}
 	if s := b.Status(); !s.Connected || !strings.Contains(s.Blocked, "memory") {
