@@ -206,6 +206,12 @@ func (l *ledger) leave(key string, sequence int, commit bool) {
 	}
 }
 
+func (l *ledger) repeats() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.duplicates
+}
+
 func (l *ledger) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

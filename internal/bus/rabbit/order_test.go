@@ -78,7 +78,7 @@ func complete(t *testing.T, l *ledger, sent map[string]int) {
 			t.Errorf("key %q: %d of %d messages were handled", key, got, n)
 		}
 	}
-	t.Logf("%d messages, %d duplicates", l.count(), l.duplicates)
+	t.Logf("%d messages, %d duplicates", l.count(), l.repeats())
 }
 
 // Messages that are refused, handlers that are slow and connections that end change the order of no key, and lose nothing.
@@ -115,7 +115,7 @@ func TestOrderPerKeySurvivesRefusalsAndLostConnections(t *testing.T) {
 	complete(t, l, sent())
 	cancel()
 	<-handled
-	if l.duplicates == 0 {
+	if l.repeats() == 0 {
 		t.Error("nothing came twice: the connections were not lost in the middle")
 	}
 }
@@ -152,8 +152,8 @@ func TestConsumersHandOver(t *testing.T) {
 	complete(t, l, sent())
 	end()
 	// The broker forgets acknowledgements that it has not passed on to the queue when the channel closes.
-	if l.duplicates > l.count()/10 {
-		t.Errorf("%d of %d messages were handled twice", l.duplicates, l.count())
+	if l.repeats() > l.count()/10 {
+		t.Errorf("%d of %d messages were handled twice", l.repeats(), l.count())
 	}
 }
 
