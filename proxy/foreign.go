@@ -2,13 +2,12 @@ package proxy
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 
+	"github.com/banyan-go/banyan/internal/certs"
 	"github.com/banyan-go/banyan/internal/identity"
 	"github.com/banyan-go/banyan/internal/module"
 	"github.com/banyan-go/banyan/proxy/discovery"
@@ -42,13 +41,9 @@ func (t ForeignTLS) config() (*tls.Config, error) {
 	if t.Roots == "" {
 		return c, nil
 	}
-	text, err := os.ReadFile(t.Roots)
-	if err != nil {
+	var err error
+	if c.RootCAs, err = certs.Trusted(t.Roots); err != nil {
 		return nil, fmt.Errorf("tls.roots: %w", err)
-	}
-	c.RootCAs = x509.NewCertPool()
-	if !c.RootCAs.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("tls.roots: %s holds no certificate", t.Roots)
 	}
 	return c, nil
 }

@@ -3,7 +3,6 @@ package discovery
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,12 +10,13 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/banyan-go/banyan/internal/certs"
 )
 
 // instances are the passing instances of a service.
@@ -74,13 +74,9 @@ func (c Consul) client(timeout time.Duration, log *slog.Logger) (*api.Client, er
 		IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 4, MaxResponseHeaderBytes: 64 << 10,
 	}
 	if c.Roots != "" {
-		text, err := os.ReadFile(c.Roots)
+		roots, err := certs.Trusted(c.Roots)
 		if err != nil {
 			return nil, fmt.Errorf("consul: roots: %w", err)
-		}
-		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("consul: %s holds no certificate", c.Roots)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}

@@ -2,13 +2,12 @@ package rabbit
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/url"
-	"os"
 	"regexp"
 	"time"
 
+	"github.com/banyan-go/banyan/internal/certs"
 	"github.com/banyan-go/banyan/internal/secret"
 )
 
@@ -99,13 +98,9 @@ func (c Config) validateURL() error {
 func (c TLSConfig) client() (*tls.Config, error) {
 	t := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
 	if c.CA != "" {
-		pem, err := os.ReadFile(c.CA)
-		if err != nil {
+		var err error
+		if t.RootCAs, err = certs.Trusted(c.CA); err != nil {
 			return nil, fmt.Errorf("bus.rabbitmq.tls.ca: %w", err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("bus.rabbitmq.tls.ca: %s holds no PEM certificate", c.CA)
 		}
 	}
 	if c.Cert != "" {
