@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -75,12 +76,14 @@ func report(b *testing.B, took []time.Duration) {
 func BenchmarkFlood(b *testing.B) {
 	each(b, func(b *testing.B, e databasetest.Engine) {
 		w := bustest.Open(b, e, bustest.Options{Real: true})
+		all := handled(b, w)
 		b.ResetTimer()
 		start := time.Now()
 		produce(b, w, b.N, 64)
 		produced := time.Since(start)
-		w.Settle()
+		<-all
 		handled := time.Since(start)
+		w.Settle()
 		b.ReportMetric(float64(b.N)/produced.Seconds(), "produced/s")
 		b.ReportMetric(float64(b.N)/handled.Seconds(), "handled/s")
 	})
@@ -116,12 +119,26 @@ func BenchmarkDrain(b *testing.B) {
 func drain(b *testing.B, e databasetest.Engine, group int) {
 	w := bustest.Prepare(b, e, bustest.Options{Real: true, Config: func(c *bus.Config) { c.Workers = 96 }, Handler: func(s *module.Subscription) { s.Group = group }})
 	produce(b, w, b.N, 64)
+	all := handled(b, w)
 	b.ResetTimer()
 	start, used := time.Now(), cpu(b)
 	w.Run()
-	w.Settle()
+	<-all
 	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "handled/s")
 	b.ReportMetric(float64((cpu(b)-used).Microseconds())/float64(b.N), "own-cpu-us/op")
+	w.Settle()
+}
+
+// handled is closed when as many messages have been handled as there are to come.
+func handled(b *testing.B, w *bustest.World) <-chan struct{} {
+	all := make(chan struct{})
+	var n atomic.Int64
+	w.Committed("count", func() {
+		if n.Add(1) == int64(b.N) {
+			close(all)
+		}
+	})
+	return all
 }
 
 // cpu is the time that this process has computed: a database server's is not in it.

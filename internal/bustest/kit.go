@@ -329,16 +329,20 @@ func (w *World) note(handler string) module.MessageHandler {
 }
 
 func (w *World) keep(u *unit.Work, handler, key string, n int, id string) error {
-	if err := u.DB.Exec("INSERT INTO seen (handler, key, n, message_id) VALUES (?, ?, ?, ?)", handler, key, n, id).Error; err != nil {
+	w.mu.Lock()
+	fn, fails := w.committed[handler], w.fail[handler] != nil
+	w.mu.Unlock()
+	db := u.Later()
+	if fails {
+		db = u.DB // so that a failure has something to roll back
+	}
+	if err := db.Exec("INSERT INTO seen (handler, key, n, message_id) VALUES (?, ?, ?, ?)", handler, key, n, id).Error; err != nil {
 		return err
 	}
-	w.mu.Lock()
-	fn := w.committed[handler]
-	w.mu.Unlock()
 	if fn != nil {
 		u.AfterCommit(fn)
 	}
-	return w.answer(handler, n) // after the write, so that a failure has something to roll back
+	return w.answer(handler, n)
 }
 
 // Committed calls fn after each commit of a handler.

@@ -5,28 +5,37 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // transaction is a PostgreSQL transaction that sends statements whose results nobody waits for together with the next
-// one: BEGIN goes with the first statement, and what is left for the end with COMMIT. A message so takes three round trips
+// one: BEGIN goes with the first statement, and what is left for the end with COMMIT. A message so takes two round trips
 // in place of six, and each costs as much as the statement in it.
 //
 // It is the gorm.ConnPool of a unit of work. It hides Commit and Rollback from GORM, and makes times comparable.
 type transaction struct {
 	conn   *sql.Conn
-	queue  []queued // not yet sent
-	masked error    // failure of a queued statement that its caller could not be told
+	driver *pipelining // behind conn
+	queue  []queued    // not yet sent
+	failed error       // of a queued statement, whose caller could not be told; nothing is sent or committed after it
 }
 
 type queued struct {
 	query string
 	args  []any
 	into  []any // the columns of its one row go there; nil for none
+	touch *touch
+}
+
+// touch is what a statement must do.
+type touch struct {
+	rows      int64
+	otherwise error
 }
 
 func (e *postgresEngine) begin(ctx context.Context, relaxed bool) (*transaction, error) {
@@ -35,6 +44,10 @@ func (e *postgresEngine) begin(ctx context.Context, relaxed bool) (*transaction,
 		return nil, err
 	}
 	t := &transaction{conn: conn}
+	if err := conn.Raw(func(dc any) error { t.driver = dc.(*pipelining); return nil }); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
 	t.later("begin", nil, nil)
 	if relaxed {
 		t.later("SET LOCAL synchronous_commit = off", nil, nil)
@@ -47,16 +60,21 @@ func (t *transaction) later(query string, args, into []any) {
 	t.queue = append(t.queue, queued{query: query, args: normal(args), into: into})
 }
 
+// expect queues a statement that must touch so many rows.
+func (t *transaction) expect(rows int64, otherwise error, query string, args []any) {
+	t.queue = append(t.queue, queued{query: query, args: normal(args), touch: &touch{rows, otherwise}})
+}
+
 // send sends what is queued and gives the tag of the last statement.
 func (t *transaction) send(ctx context.Context) (tag pgconn.CommandTag, err error) {
 	queue := t.queue
 	t.queue = nil
-	if len(queue) == 0 {
-		return tag, nil
+	if t.failed != nil || len(queue) == 0 {
+		return tag, t.failed
 	}
-	raw := t.conn.Raw(func(dc any) error {
-		c := dc.(*stdlib.Conn).Conn()
-		if len(queue) == 1 && queue[0].into == nil {
+	raw := t.conn.Raw(func(any) error {
+		c := t.driver.Conn.Conn()
+		if len(queue) == 1 && queue[0].into == nil && queue[0].touch == nil {
 			tag, err = c.Exec(ctx, queue[0].query, queue[0].args...)
 			return nil
 		}
@@ -65,16 +83,7 @@ func (t *transaction) send(ctx context.Context) (tag pgconn.CommandTag, err erro
 			batch.Queue(q.query, q.args...)
 		}
 		answers := c.SendBatch(ctx, batch)
-		for _, q := range queue {
-			if q.into == nil {
-				tag, err = answers.Exec()
-			} else {
-				err = answers.QueryRow().Scan(q.into...)
-			}
-			if err != nil {
-				break
-			}
-		}
+		tag, t.failed, err = receive(answers, queue, true)
 		if closed := answers.Close(); err == nil {
 			err = closed
 		}
@@ -86,6 +95,51 @@ func (t *transaction) send(ctx context.Context) (tag pgconn.CommandTag, err erro
 	return tag, err
 }
 
+// receive takes the answers to a queue and gives the tag of the last one. failed is an error that nothing of the transaction outlives, and
+// that nobody was told of who made the statement; the last one's own is not, if somebody waits for that.
+func receive(answers pgx.BatchResults, queue []queued, waited bool) (tag pgconn.CommandTag, failed, err error) {
+	for i, q := range queue {
+		if q.into == nil {
+			tag, err = answers.Exec()
+		} else {
+			err = answers.QueryRow().Scan(q.into...)
+		}
+		unmet := q.touch != nil && q.touch.unmet(tag, err)
+		if unmet {
+			err = q.touch.otherwise
+		}
+		if err == nil {
+			continue
+		}
+		if unmet || refused(err) && (!waited || i < len(queue)-1) {
+			failed = err
+		}
+		return tag, failed, err
+	}
+	return tag, nil, nil
+}
+
+// refused says that the server has refused a statement, and with it all that was sent behind it. It is not known when the session ends.
+func refused(err error) bool {
+	var p *pgconn.PgError
+	return errors.As(err, &p) && p.Code[:2] != "57" && p.Code[:2] != "08"
+}
+
+// insist makes a statement fail that does not touch its rows, so that a COMMIT behind it is not executed.
+func (q queued) insist() queued {
+	q.query = fmt.Sprintf("WITH touched AS (%s RETURNING 1) SELECT CASE count(*) WHEN %d THEN 0 ELSE CAST('%s' || count(*) AS INTEGER) END FROM touched", q.query, q.touch.rows, touched)
+	q.touch = &touch{rows: 1, otherwise: q.touch.otherwise} // the row that says 0
+	return q
+}
+
+// touched is what the server says then, and a number that it cannot be.
+const touched = "not as expected, rows touched: "
+
+func (e touch) unmet(tag pgconn.CommandTag, err error) bool {
+	var p *pgconn.PgError
+	return err == nil && tag.RowsAffected() != e.rows || errors.As(err, &p) && strings.Contains(p.Message, touched)
+}
+
 // commitTimeout bounds the wait for the answer to a commit, which nothing else may end.
 const commitTimeout = 2 * time.Minute
 
@@ -95,6 +149,11 @@ func (t *transaction) commit(ctx context.Context) error {
 	if len(t.queue) > 0 && t.queue[0].query == "begin" && onlySettings(t.queue[1:]) {
 		t.queue = nil
 		return nil // nothing was done
+	}
+	for i, q := range t.queue {
+		if q.touch != nil {
+			t.queue[i] = q.insist()
+		}
 	}
 	t.later("commit", nil, nil)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
@@ -128,14 +187,14 @@ func (e *postgresEngine) lookupOnce(ctx context.Context, query string, args []an
 	}
 	defer t.end()
 	t.later(byIndex, nil, nil)
-	raw := t.conn.Raw(func(dc any) error {
+	raw := t.conn.Raw(func(any) error {
 		batch := &pgx.Batch{}
 		for _, q := range t.queue {
 			batch.Queue(q.query)
 		}
 		batch.Queue(query, normal(args)...)
 		batch.Queue("commit")
-		answers := dc.(*stdlib.Conn).Conn().SendBatch(ctx, batch)
+		answers := t.driver.Conn.Conn().SendBatch(ctx, batch)
 		err = func() error {
 			for range t.queue {
 				if _, err := answers.Exec(); err != nil {
@@ -180,8 +239,8 @@ func onlySettings(queue []queued) bool {
 
 // end gives the connection back, rolled back if nothing was committed. One that cannot be rolled back is closed.
 func (t *transaction) end() {
-	_ = t.conn.Raw(func(dc any) error {
-		c := dc.(*stdlib.Conn).Conn()
+	_ = t.conn.Raw(func(any) error {
+		c := t.driver.Conn.Conn()
 		if c.IsClosed() || c.PgConn().TxStatus() == 'I' {
 			return nil
 		}
@@ -212,21 +271,33 @@ func (t *transaction) ExecContext(ctx context.Context, query string, args ...any
 }
 
 func (t *transaction) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if _, err := t.send(ctx); err != nil {
-		return nil, err
+	if t.failed != nil {
+		return nil, t.failed
 	}
+	defer t.behind()()
 	return t.conn.QueryContext(ctx, query, normal(args)...)
 }
 
-// QueryRowContext cannot be told of a failure before it: the query is not run, and the failure is what the unit of work ends with.
 func (t *transaction) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if _, err := t.send(ctx); err != nil {
-		t.masked = err
-		none, cancel := context.WithCancel(ctx)
+	if t.failed != nil { // which a row cannot be made of: the query is not run, and the failure is what the unit of work ends with
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
 		cancel()
-		return t.conn.QueryRowContext(none, query)
 	}
+	defer t.behind()()
 	return t.conn.QueryRowContext(ctx, query, normal(args)...)
+}
+
+// behind has the next query sent together with what is queued, until it is called back.
+func (t *transaction) behind() func() {
+	t.driver.before, t.queue = t.queue, nil
+	return func() {
+		t.queue, t.driver.before = t.driver.before, nil // none, if the query was sent
+		if t.failed == nil {
+			t.failed = t.driver.failed
+		}
+		t.driver.failed = nil
+	}
 }
 
 // pipelined is a query for one row, sent together with what was queued before.

@@ -70,7 +70,7 @@ func openPostgres(ctx context.Context, cfg PostgresConfig, module string, module
 	if err != nil {
 		return nil, err
 	}
-	pool := stdlib.OpenDB(*c)
+	pool := sql.OpenDB(pipeliningConnector{stdlib.GetConnector(*c)})
 	share := max(2, cfg.MaxConnections/max(1, modules))
 	pool.SetMaxOpenConns(share)
 	pool.SetMaxIdleConns(share)
@@ -118,24 +118,24 @@ func (e *postgresEngine) attempt(ctx context.Context, opts options, fn func(tx *
 		return postgresError(ctx, err), transientConnection(err)
 	}
 	defer t.end()
-	if err := e.run(ctx, t, fn); err != nil {
-		if t.masked != nil {
-			err = t.masked
-		}
+	err = e.run(ctx, t, fn)
+	if t.failed != nil {
+		err = t.failed // whatever was made of it
+	}
+	if err != nil {
 		return postgresError(ctx, err), serialization(err) || (transientConnection(err) && ctx.Err() == nil)
 	}
 	if err := ctx.Err(); err != nil {
 		return contextError(err), false
 	}
 	err = t.commit(ctx)
-	var refused *pgconn.PgError
 	switch {
 	case err == nil:
 		if opts.committed != nil {
 			opts.committed()
 		}
 		return nil, false
-	case errors.As(err, &refused) && refused.Code[:2] != "57" && refused.Code[:2] != "08":
+	case t.failed != nil, refused(err):
 		return postgresError(ctx, err), serialization(err)
 	case errors.Is(err, pgx.ErrTxCommitRollback):
 		return errs.New(errs.Internal, "the transaction was rolled back: %w", err), false

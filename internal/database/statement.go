@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,12 +61,80 @@ func (s SQL) Later(into []any, query string, args ...any) error {
 	return err
 }
 
+// Expect is Later for a statement that must touch so many rows; otherwise is what the unit of work ends with if it does not. It must have no
+// RETURNING.
+func (s SQL) Expect(rows int64, otherwise error, query string, args ...any) error {
+	if t, ok := s.pool.(*transaction); ok {
+		t.expect(rows, otherwise, s.bind(query), args)
+		return nil
+	}
+	n, err := s.Exec(query, args...)
+	if err == nil && n != rows {
+		err = otherwise
+	}
+	return err
+}
+
+// Flush waits for what was left for later so far.
+func (s SQL) Flush() error {
+	if t, ok := s.pool.(*transaction); ok {
+		_, err := t.send(s.ctx)
+		return err
+	}
+	return nil
+}
+
 // ByIndex is for statements of this transaction that are to find a few rows of many by their indexes, whatever PostgreSQL's statistics
 // say.
 func (s SQL) ByIndex() {
 	if t, ok := s.pool.(*transaction); ok {
 		t.later(byIndex, nil, nil)
 	}
+}
+
+// Later is a handle of the same transaction for writes whose result nobody waits for: see SQL.Later. What it says of the rows they touched is
+// not to be relied on.
+func Later(tx *gorm.DB) *gorm.DB { return deferring(tx, anyRows, nil) }
+
+// Expect is Later for writes each of which must touch so many rows: see SQL.Expect.
+func Expect(tx *gorm.DB, rows int64, otherwise error) *gorm.DB { return deferring(tx, rows, otherwise) }
+
+func deferring(tx *gorm.DB, rows int64, otherwise error) *gorm.DB {
+	pool := tx.Statement.ConnPool
+	if d, ok := pool.(deferred); ok {
+		pool = d.ConnPool
+	}
+	return bind(tx, tx.Statement.Context, deferred{pool, rows, otherwise})
+}
+
+const anyRows = -1
+
+// deferred sends writes later, where that saves a round trip.
+type deferred struct {
+	gorm.ConnPool
+	rows      int64
+	otherwise error
+}
+
+func (d deferred) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	t, ok := d.ConnPool.(*transaction)
+	switch {
+	case ok && d.rows == anyRows:
+		t.later(query, args, nil)
+		return driver.RowsAffected(0), nil
+	case ok:
+		t.expect(d.rows, d.otherwise, query, args)
+		return driver.RowsAffected(d.rows), nil
+	}
+	r, err := d.ConnPool.ExecContext(ctx, query, args...)
+	if err != nil || d.rows == anyRows {
+		return r, err
+	}
+	n, err := r.RowsAffected()
+	if err == nil && n != d.rows {
+		err = d.otherwise
+	}
+	return r, err
 }
 
 // Rows runs a query; the caller closes what it gives.

@@ -94,15 +94,11 @@ func (b *Inbox) handleGroup(h *Handler, batch []*grouped) error {
 	}
 	return b.store.HandleGroup(ctx, causes, h.Name, func(ctx context.Context, i int, w *unit.Work) error {
 		if i == 0 {
-			claimed, err := database.Statements(w.DB).Exec(`INSERT INTO inbox (handler, message_id, handled_at)
+			if err := database.Statements(w.DB).Expect(int64(len(batch)), errAlone, `INSERT INTO inbox (handler, message_id, handled_at)
 				SELECT CAST(? AS TEXT), v.id, CAST(? AS TIMESTAMPTZ) FROM unnest(CAST(? AS TEXT[]), CAST(? AS TEXT[])) AS v (id, key)
 				WHERE NOT EXISTS (SELECT 1 FROM parked_key p WHERE p.handler IN (?, ?) AND p.key = v.key) ON CONFLICT (handler, message_id) DO NOTHING`,
-				h.Name, w.Now(), ids, keys, h.Name, anotherVersion)
-			if err != nil {
+				h.Name, w.Now(), ids, keys, h.Name, anotherVersion); err != nil {
 				return err
-			}
-			if claimed != int64(len(batch)) {
-				return errAlone
 			}
 		}
 		return batch[i].fn(ctx, w, batch[i].m)

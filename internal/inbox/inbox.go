@@ -242,14 +242,10 @@ func (b *Inbox) attempt(ctx context.Context, h *Handler, fn module.MessageHandle
 		outcome := Handled
 		err := b.store.Handle(ctx, &m, h.Name, func(ctx context.Context, w *unit.Work) error {
 			outcome = Handled
-			claimed, err := database.Statements(w.DB).Exec(claimFree[w.Dialect()], h.Name, m.ID, w.Now(), h.Name, behind, h.key(m))
-			if err != nil {
-				return fmt.Errorf("inbox: %w", err)
+			if err := database.Statements(w.DB).Expect(1, errBehind, claimFree[w.Dialect()], h.Name, m.ID, w.Now(), h.Name, behind, h.key(m)); err != nil {
+				return err
 			}
-			if claimed == 0 {
-				return errBehind
-			}
-			return fn(ctx, w, m)
+			return w.Tried(fn(ctx, w, m))
 		}, database.Repeatable)
 		if !errors.Is(err, errBehind) {
 			return outcome, err

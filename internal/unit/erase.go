@@ -156,5 +156,5 @@ func (w *Work) lockSubject(subject, how string) error {
 	if w.Dialect() != database.Postgres {
 		return nil
 	}
-	return w.DB.Exec("SELECT "+how+"(hashtextextended(?, 0))", "erase "+w.store.module+" "+subject).Error
+	return database.Statements(w.DB).Later(nil, "SELECT "+how+"(hashtextextended(?, 0))", "erase "+w.store.module+" "+subject)
 }

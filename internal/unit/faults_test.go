@@ -244,13 +244,17 @@ func TestOnceUnderConcurrency(t *testing.T) {
 		all.Wait()
 		want(t, "fresh answers", fresh.Load(), int32(1))
 		want(t, "effects", bustest.Count(t, w.Alpha, "SELECT count(*) FROM outbox"), 1)
+		failed := errs.New(errs.Conflict, "no")
+		refuse := func(context.Context, *unit.Work) (*unit.StoredAnswer, error) { return nil, failed }
+		if a, repeated, err := w.Alpha.Once(context.Background(), key, refuse); err != nil || !repeated || string(a.Body) != `"one"` {
+			t.Errorf("asked again, when it would be refused: answer %v, repeated %v, error %v", a, repeated, err)
+		}
 		key.Hash = []byte{2}
 		if _, _, err := once(); !errs.Is(err, errs.Invalid) {
 			t.Errorf("another request under the key: %v, want invalid", err)
 		}
 		key.Key = "2"
-		failed := errs.New(errs.Conflict, "no")
-		if _, _, err := w.Alpha.Once(context.Background(), key, func(context.Context, *unit.Work) (*unit.StoredAnswer, error) { return nil, failed }); !errs.Is(err, errs.Conflict) {
+		if _, _, err := w.Alpha.Once(context.Background(), key, refuse); !errs.Is(err, errs.Conflict) {
 			t.Errorf("error %v, want the conflict", err)
 		}
 		if _, repeated, err := once(); err != nil || repeated {

@@ -3,6 +3,7 @@ package unit
 import (
 	"bytes"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/banyan-go/banyan/internal/database"
@@ -57,36 +58,34 @@ func (r idempotencyRow) answer(key RequestKey) (*StoredAnswer, error) {
 	return &StoredAnswer{Status: r.Status, Location: r.Location, Body: r.Body}, nil
 }
 
+// errRepeated rolls a unit of work back whose request has an answer.
+var errRepeated = errors.New("the request was answered before")
+
 // Once runs fn as a unit of work that begins with the row of its request: whoever comes second with the same key
 // waits for the first and gets its answer. If fn fails nothing is kept and the key may be used again.
 func (s *Store) Once(ctx context.Context, key RequestKey, fn func(ctx context.Context, w *Work) (*StoredAnswer, error)) (answer *StoredAnswer, repeated bool, err error) {
-	err = s.run(ctx, nil, "", func(ctx context.Context, w *Work) error {
-		answer, repeated = nil, false
-		claimed := w.DB.Exec(`INSERT INTO idempotency (subject, route, key, hash, status, location, body, personal, erased, keep, made_at)
-			VALUES (?, ?, ?, ?, 0, '', ?, '', ?, ?, ?) ON CONFLICT (subject, route, key) DO NOTHING`,
-			key.Subject, key.Route, key.Key, key.Hash, []byte{}, false, key.Keep, w.Now())
-		if claimed.Error != nil {
-			return claimed.Error
-		}
-		if claimed.RowsAffected == 0 {
-			var row idempotencyRow
-			if err := w.DB.Raw("SELECT hash, status, location, body, erased FROM idempotency WHERE subject = ? AND route = ? AND key = ?",
-				key.Subject, key.Route, key.Key).Scan(&row).Error; err != nil {
+	for {
+		err = s.run(ctx, nil, "", func(ctx context.Context, w *Work) error {
+			err := w.Expect(1, errRepeated).Exec(`INSERT INTO idempotency (subject, route, key, hash, status, location, body, personal, erased, keep, made_at)
+				VALUES (?, ?, ?, ?, 0, '', ?, '', ?, ?, ?) ON CONFLICT (subject, route, key) DO NOTHING`,
+				key.Subject, key.Route, key.Key, key.Hash, []byte{}, false, key.Keep, w.Now()).Error
+			if err != nil {
 				return err
 			}
-			var err error
-			answer, err = row.answer(key)
-			repeated = true
-			return err
+			if answer, err = fn(ctx, w); err != nil {
+				return w.Tried(err)
+			}
+			return w.Later().Exec("UPDATE idempotency SET status = ?, location = ?, body = ?, personal = ? WHERE subject = ? AND route = ? AND key = ?",
+				answer.Status, answer.Location, answer.Body, answer.Personal, key.Subject, key.Route, key.Key).Error
+		}, database.Repeatable)
+		if !errors.Is(err, errRepeated) {
+			return answer, false, err
 		}
-		var err error
-		if answer, err = fn(ctx, w); err != nil {
-			return err
+		// Its row may be gone again by now.
+		if answer, err = s.Answered(ctx, key); err != nil || answer != nil {
+			return answer, true, err
 		}
-		return w.DB.Exec("UPDATE idempotency SET status = ?, location = ?, body = ?, personal = ? WHERE subject = ? AND route = ? AND key = ?",
-			answer.Status, answer.Location, answer.Body, answer.Personal, key.Subject, key.Route, key.Key).Error
-	}, database.Repeatable)
-	return answer, repeated, err
+	}
 }
 
 // ForgetAnswers removes stored answers made before a time, but for those of money.

@@ -100,7 +100,7 @@ func lock(w *unit.Work, customerID string) (cart.Cart, error) {
 
 // open is lock for a cart that is to get a line: one that does not exist yet is made first, so that there is a row to hold.
 func open(w *unit.Work, customerID string) (cart.Cart, error) {
-	err := w.DB.Clauses(clause.OnConflict{DoNothing: true}).Create(&cartRow{CustomerID: customerID}).Error
+	err := w.Later().Clauses(clause.OnConflict{DoNothing: true}).Create(&cartRow{CustomerID: customerID}).Error
 	if err != nil {
 		return cart.Cart{}, fmt.Errorf("open cart of %s: %w", customerID, err)
 	}
@@ -130,7 +130,7 @@ func save(w *unit.Work, before, after cart.Cart) error {
 	}
 	if len(put) > 0 {
 		// The position of a line that is there already stays: it keeps its place.
-		err := w.DB.Clauses(clause.OnConflict{
+		err := w.Later().Clauses(clause.OnConflict{
 			Columns:   []clause.Column{{Name: "customer_id"}, {Name: "sku"}},
 			DoUpdates: clause.AssignmentColumns([]string{"quantity", "shown_amount", "shown_currency"}),
 		}).CreateInBatches(put, batchRows).Error
@@ -144,7 +144,7 @@ func save(w *unit.Work, before, after cart.Cart) error {
 			gone = append(gone, sku)
 		}
 		slices.Sort(gone)
-		if err := w.DB.Where("customer_id = ? AND sku IN ?", after.CustomerID, gone).Delete(&lineRow{}).Error; err != nil {
+		if err := w.Later().Where("customer_id = ? AND sku IN ?", after.CustomerID, gone).Delete(&lineRow{}).Error; err != nil {
 			return fmt.Errorf("remove lines from cart of %s: %w", after.CustomerID, err)
 		}
 	}
@@ -152,13 +152,11 @@ func save(w *unit.Work, before, after cart.Cart) error {
 	if len(after.Lines) > 0 {
 		touched = w.Now()
 	}
-	done := w.DB.Model(&cartRow{}).Where("customer_id = ? AND version = ?", after.CustomerID, before.Version).
-		Updates(map[string]any{"version": after.Version, "touched_at": touched})
-	switch {
-	case done.Error != nil:
-		return fmt.Errorf("change cart of %s: %w", after.CustomerID, done.Error)
-	case done.RowsAffected == 0:
-		return errs.New(errs.Conflict, "the cart was changed at the same time")
+	err := w.Expect(1, errs.New(errs.Conflict, "the cart was changed at the same time")).Model(&cartRow{}).
+		Where("customer_id = ? AND version = ?", after.CustomerID, before.Version).
+		Updates(map[string]any{"version": after.Version, "touched_at": touched}).Error
+	if err != nil {
+		return fmt.Errorf("change cart of %s: %w", after.CustomerID, err)
 	}
 	return nil
 }
@@ -190,7 +188,7 @@ func product(db *gorm.DB, sku string) (cart.Product, error) {
 
 // learn keeps a product, unless something newer is known of it.
 func learn(w *unit.Work, p catalogapi.Product) error {
-	err := w.DB.Exec(`INSERT INTO products (sku, name, price_amount, price_currency, on_sale, version) VALUES (?, ?, ?, ?, ?, ?)
+	err := w.Later().Exec(`INSERT INTO products (sku, name, price_amount, price_currency, on_sale, version) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (sku) DO UPDATE SET name = excluded.name, price_amount = excluded.price_amount, price_currency = excluded.price_currency,
 			on_sale = excluded.on_sale, version = excluded.version
 		WHERE products.version < excluded.version OR (products.version = excluded.version AND products.price_currency = '')`, p.SKU, p.Name, p.Price.Amount, p.Price.Currency, p.OnSale, p.Version).Error
@@ -205,7 +203,7 @@ func learn(w *unit.Work, p catalogapi.Product) error {
 // may be older than this change.
 func amend(w *unit.Work, sku string, version int64, set string, values ...any) error {
 	args := append([]any{sku, false, version}, values...)
-	err := w.DB.Exec(`INSERT INTO products (sku, name, price_amount, price_currency, on_sale, version) VALUES (?, '', 0, '', ?, ?)
+	err := w.Later().Exec(`INSERT INTO products (sku, name, price_amount, price_currency, on_sale, version) VALUES (?, '', 0, '', ?, ?)
 		ON CONFLICT (sku) DO UPDATE SET `+set+`, version = excluded.version WHERE products.version < excluded.version`, args...).Error
 	if err != nil {
 		return fmt.Errorf("learn of product %s: %w", sku, err)

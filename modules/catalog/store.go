@@ -169,7 +169,7 @@ func insertProducts(w *unit.Work, products []product.Product) error {
 	if err := insertPrices(w, products); err != nil {
 		return err
 	}
-	return insertLinks(w.DB, links)
+	return insertLinks(w.Later(), links)
 }
 
 func insertLinks(db *gorm.DB, links []productCategoryRow) error {
@@ -188,7 +188,7 @@ func insertPrices(w *unit.Work, products []product.Product) error {
 	for i, p := range products {
 		rows[i] = priceRow{SKU: p.SKU, Version: p.Version, Amount: p.Price.Amount, Currency: p.Price.Currency, ValidFrom: w.Now()}
 	}
-	if err := w.DB.CreateInBatches(rows, batchRows).Error; err != nil {
+	if err := w.Later().CreateInBatches(rows, batchRows).Error; err != nil {
 		return fmt.Errorf("keep prices: %w", err)
 	}
 	return nil
@@ -196,16 +196,13 @@ func insertPrices(w *unit.Work, products []product.Product) error {
 
 // updateProduct stores the new version of a locked product, without its categories.
 func updateProduct(w *unit.Work, before, after product.Product) error {
-	done := w.DB.Model(&productRow{}).Where("sku = ? AND version = ?", before.SKU, before.Version).Updates(map[string]any{
+	err := w.Expect(1, errs.New(errs.Conflict, "product %s was changed at the same time", before.SKU)).Model(&productRow{}).Where("sku = ? AND version = ?", before.SKU, before.Version).Updates(map[string]any{
 		"name": after.Name, "description": after.Description, "search": after.SearchText(), "sort_name": after.SortName(),
 		"price_amount": after.Price.Amount, "price_currency": after.Price.Currency, "state": string(after.State),
 		"version": after.Version, "changed_at": w.Now(),
-	})
-	switch {
-	case done.Error != nil:
-		return fmt.Errorf("change product %s: %w", before.SKU, done.Error)
-	case done.RowsAffected == 0:
-		return errs.New(errs.Conflict, "product %s was changed at the same time", before.SKU)
+	}).Error
+	if err != nil {
+		return fmt.Errorf("change product %s: %w", before.SKU, err)
 	}
 	return nil
 }

@@ -134,7 +134,7 @@ func know(w *unit.Work, skus []string) error {
 	for i, sku := range skus {
 		rows[i].SKU = sku
 	}
-	return w.DB.Clauses(clause.OnConflict{DoNothing: true}).CreateInBatches(rows, chunk).Error
+	return w.Later().Clauses(clause.OnConflict{DoNothing: true}).CreateInBatches(rows, chunk).Error
 }
 
 // move applies deltas to the locked shelf and to the store, writes the journal of what came to the shelf or left it,
@@ -153,12 +153,9 @@ func (s *service) move(w *unit.Work, shelf stock.Shelf, deltas []stock.Delta, re
 		for range places - len(part) {
 			args = append(args, "", 0, 0, false)
 		}
-		done := w.DB.Exec(updateStock(places), args...)
-		if done.Error != nil {
-			return fmt.Errorf("change stock: %w", done.Error)
-		}
-		if done.RowsAffected != int64(len(part)) {
-			return fmt.Errorf("change stock: %d of %d products changed", done.RowsAffected, len(part))
+		missing := fmt.Errorf("change stock: not all of %d products changed", len(part))
+		if err := w.Expect(int64(len(part)), missing).Exec(updateStock(places), args...).Error; err != nil {
+			return fmt.Errorf("change stock: %w", err)
 		}
 	}
 	var moved []movementRow
@@ -168,7 +165,7 @@ func (s *service) move(w *unit.Work, shelf stock.Shelf, deltas []stock.Delta, re
 		}
 	}
 	if len(moved) > 0 {
-		if err := w.DB.CreateInBatches(moved, chunk).Error; err != nil {
+		if err := w.Later().CreateInBatches(moved, chunk).Error; err != nil {
 			return fmt.Errorf("journal: %w", err)
 		}
 	}
@@ -239,7 +236,7 @@ func insert(w *unit.Work, row *reservationRow) (bool, error) {
 }
 
 func update(w *unit.Work, row *reservationRow) error {
-	err := w.DB.Model(row).Select("state", "lines", "returned", "short", "reason", "expires_at", "updated_at").Updates(row).Error
+	err := w.Later().Model(row).Select("state", "lines", "returned", "short", "reason", "expires_at", "updated_at").Updates(row).Error
 	if err != nil {
 		return fmt.Errorf("reservation of order %s: %w", row.OrderID, err)
 	}

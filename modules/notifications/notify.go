@@ -44,7 +44,7 @@ func made(w *unit.Work, userID string, kind letter.Kind, d letter.Data) (notific
 
 // keep stores notifications and asks for the mails of those that want one.
 func keep(w *unit.Work, rows []notificationRow) error {
-	if err := w.DB.CreateInBatches(rows, batch).Error; err != nil {
+	if err := w.Later().CreateInBatches(rows, batch).Error; err != nil {
 		return fmt.Errorf("keep notifications: %w", err)
 	}
 	for _, r := range rows {

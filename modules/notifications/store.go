@@ -92,7 +92,7 @@ func insert(w *unit.Work, row *recipientRow) (bool, error) {
 }
 
 func update(w *unit.Work, row *recipientRow) error {
-	err := w.DB.Model(row).Select("name", "email", "language", "mail", "role", "known", "erased").Updates(row).Error
+	err := w.Later().Model(row).Select("name", "email", "language", "mail", "role", "known", "erased").Updates(row).Error
 	if err != nil {
 		return fmt.Errorf("recipient %s: %w", row.ID, err)
 	}

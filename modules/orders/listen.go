@@ -114,7 +114,7 @@ func (o *orders) onProductRetired(_ context.Context, w *unit.Work, e catalogapi.
 }
 
 func (o *orders) onUserRegistered(_ context.Context, w *unit.Work, e usersapi.UserRegistered) error {
-	err := w.DB.Exec("INSERT INTO customer (customer_id, erased) VALUES (?, ?) ON CONFLICT (customer_id) DO NOTHING", e.UserID, false).Error
+	err := w.Later().Exec("INSERT INTO customer (customer_id, erased) VALUES (?, ?) ON CONFLICT (customer_id) DO NOTHING", e.UserID, false).Error
 	if err != nil {
 		return fmt.Errorf("keep customer %s: %w", e.UserID, err)
 	}

@@ -133,7 +133,7 @@ func keepPrices(w *unit.Work, products []catalogapi.Product) error {
 	for _, p := range products {
 		args = append(args, p.SKU, p.Name, p.Price.Amount, p.Price.Currency, p.OnSale, p.Version)
 	}
-	err := insert(w.DB, "price (sku, name, amount, currency, on_sale, version)", 6, args, ` ON CONFLICT (sku) DO UPDATE SET
+	err := insert(w.Later(), "price (sku, name, amount, currency, on_sale, version)", 6, args, ` ON CONFLICT (sku) DO UPDATE SET
 		name = excluded.name, amount = excluded.amount, currency = excluded.currency, on_sale = excluded.on_sale, version = excluded.version
 		WHERE price.version < excluded.version OR (price.version = excluded.version AND price.currency = '')`)
 	if err != nil {
@@ -147,7 +147,7 @@ func keepPrices(w *unit.Work, products []catalogapi.Product) error {
 // may be older than this change.
 func changePrice(w *unit.Work, sku string, version int64, set string, values ...any) error {
 	args := append([]any{sku, false, version}, values...)
-	err := w.DB.Exec(`INSERT INTO price (sku, name, amount, currency, on_sale, version) VALUES (?, '', 0, '', ?, ?)
+	err := w.Later().Exec(`INSERT INTO price (sku, name, amount, currency, on_sale, version) VALUES (?, '', 0, '', ?, ?)
 		ON CONFLICT (sku) DO UPDATE SET `+set+`, version = excluded.version WHERE price.version < excluded.version`, args...).Error
 	if err != nil {
 		return fmt.Errorf("keep price of %s: %w", sku, err)

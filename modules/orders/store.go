@@ -111,6 +111,10 @@ func (o *orders) load(w *unit.Work, id string) (*stream, error) {
 	return s, o.fold(w, s)
 }
 
+func errChanged() error {
+	return errs.New(errs.Unavailable, "the order changed at the same time").After(time.Second)
+}
+
 func errNoOrder() error { return errs.New(errs.NotFound, "no such order") }
 
 func readEvents(db *gorm.DB, id string, after int64) ([]eventRow, error) {
@@ -153,7 +157,7 @@ func (o *orders) begin(w *unit.Work, id string, placed order.Placed, card string
 	if err != nil {
 		return nil, fmt.Errorf("begin order: %w", err)
 	}
-	err = w.DB.Exec("INSERT INTO checkout (order_id, state, goal, reason, version, deadline, card) VALUES (?, ?, ?, ?, ?, ?, ?)",
+	err = w.Later().Exec("INSERT INTO checkout (order_id, state, goal, reason, version, deadline, card) VALUES (?, ?, ?, ?, ?, ?, ?)",
 		id, s.saga.State, s.saga.Goal, s.saga.Reason, s.sagaAt, deadline, card).Error
 	if err != nil {
 		return nil, fmt.Errorf("begin checkout: %w", err)
@@ -180,7 +184,7 @@ func (o *orders) append(w *unit.Work, s *stream, events ...order.Event) error {
 		s.order.Apply(e, at)
 		args = append(args, s.id, s.order.Version, e.Kind(), string(body), string(personal), at)
 	}
-	if err := insert(w.DB, "event (order_id, version, type, body, personal, at)", 6, args); err != nil {
+	if err := insert(w.Later(), "event (order_id, version, type, body, personal, at)", 6, args); err != nil {
 		return fmt.Errorf("append to order %s: %w", s.id, err)
 	}
 	was := s.version
@@ -189,12 +193,9 @@ func (o *orders) append(w *unit.Work, s *stream, events ...order.Event) error {
 			return err
 		}
 	}
-	head := w.DB.Exec("UPDATE stream SET version = ?, snapshot_version = ? WHERE order_id = ? AND version = ?", s.order.Version, s.snapshot, s.id, was)
-	if head.Error != nil {
-		return fmt.Errorf("append to order %s: %w", s.id, head.Error)
-	}
-	if head.RowsAffected == 0 {
-		return errs.New(errs.Unavailable, "the order changed at the same time").After(time.Second)
+	err := w.Expect(1, errChanged()).Exec("UPDATE stream SET version = ?, snapshot_version = ? WHERE order_id = ? AND version = ?", s.order.Version, s.snapshot, s.id, was).Error
+	if err != nil {
+		return fmt.Errorf("append to order %s: %w", s.id, err)
 	}
 	s.version = s.order.Version
 	if err := project(w, s, was, events); err != nil {
@@ -215,7 +216,7 @@ func saveSnapshot(w *unit.Work, s *stream) error {
 	if err != nil {
 		return err
 	}
-	err = w.DB.Exec(`INSERT INTO snapshots (order_id, version, format, body, personal) VALUES (?, ?, ?, ?, ?)
+	err = w.Later().Exec(`INSERT INTO snapshots (order_id, version, format, body, personal) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (order_id) DO UPDATE SET version = excluded.version, format = excluded.format, body = excluded.body, personal = excluded.personal`,
 		s.id, s.order.Version, snapshotFormat, string(body), personal).Error
 	if err != nil {
@@ -238,13 +239,10 @@ func privateJSON(p order.Private) (string, error) {
 
 // saveSaga keeps the saga's new state, if it is still in the one that was read.
 func (o *orders) saveSaga(w *unit.Work, s *stream, next checkout.Checkout, card string) error {
-	changed := w.DB.Exec("UPDATE checkout SET state = ?, goal = ?, reason = ?, card = ?, version = version + 1 WHERE order_id = ? AND version = ?",
-		next.State, next.Goal, next.Reason, card, s.id, s.sagaAt)
-	if changed.Error != nil {
-		return fmt.Errorf("save checkout of order %s: %w", s.id, changed.Error)
-	}
-	if changed.RowsAffected == 0 {
-		return errs.New(errs.Unavailable, "the order changed at the same time").After(time.Second)
+	err := w.Expect(1, errChanged()).Exec("UPDATE checkout SET state = ?, goal = ?, reason = ?, card = ?, version = version + 1 WHERE order_id = ? AND version = ?",
+		next.State, next.Goal, next.Reason, card, s.id, s.sagaAt).Error
+	if err != nil {
+		return fmt.Errorf("save checkout of order %s: %w", s.id, err)
 	}
 	s.saga, s.card, s.sagaAt = next, card, s.sagaAt+1
 	return nil

@@ -93,7 +93,7 @@ func viewOf(id string, o *order.Order) (viewRow, error) {
 // project brings the read model from version was to the stream's. Only what the events changed is written.
 func project(w *unit.Work, s *stream, was int64, events []order.Event) error {
 	if was == 0 {
-		return insertView(w.DB, s.id, &s.order)
+		return insertView(w.Later(), s.id, &s.order)
 	}
 	v, err := viewOf(s.id, &s.order)
 	if err != nil {
@@ -108,18 +108,18 @@ func project(w *unit.Work, s *stream, was int64, events []order.Event) error {
 	}
 	if done.RowsAffected == 0 {
 		// The view is not what the events before were projected to: it is lost or wrong, and made anew.
-		return replaceView(w.DB, s.id, &s.order)
+		return replaceView(w.Later(), s.id, &s.order)
 	}
 	for _, e := range events {
 		switch e := e.(type) {
 		case order.Returned:
 			err = projectReturn(w.DB, s, e)
 		case order.ReturnRefunded:
-			err = projectRefund(w.DB, s, e.ReturnID)
+			err = projectRefund(w.Later(), s, e.ReturnID)
 		case order.ReturnRefundRefused:
-			err = projectRefund(w.DB, s, e.ReturnID)
+			err = projectRefund(w.Later(), s, e.ReturnID)
 		case order.ReturnRestocked:
-			err = w.DB.Exec("UPDATE return_view SET restocked = ? WHERE return_id = ?", true, e.ReturnID).Error
+			err = w.Later().Exec("UPDATE return_view SET restocked = ? WHERE return_id = ?", true, e.ReturnID).Error
 		}
 		if err != nil {
 			return fmt.Errorf("view of order %s: %w", s.id, err)

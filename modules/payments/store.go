@@ -142,7 +142,7 @@ func keep(w *unit.Work, before payment.Payment, events []payment.Event) error {
 		return err
 	}
 	if len(entries) > 0 {
-		if err := w.DB.Create(&entries).Error; err != nil {
+		if err := w.Later().Create(&entries).Error; err != nil {
 			return fmt.Errorf("book payment %s: %w", p.ID, err)
 		}
 	}
@@ -174,7 +174,7 @@ func keepPayment(w *unit.Work, before, p payment.Payment) error {
 		}
 		return nil
 	}
-	err := w.DB.Model(&paymentRow{}).Where("id = ?", p.ID).Select("*").Omit("id", "order_id", "created_at").Updates(row).Error
+	err := w.Later().Model(&paymentRow{}).Where("id = ?", p.ID).Select("*").Omit("id", "order_id", "created_at").Updates(row).Error
 	if err != nil {
 		return fmt.Errorf("change payment %s: %w", p.ID, err)
 	}
@@ -205,14 +205,14 @@ func keepRefund(w *unit.Work, p payment.Payment, e payment.Event) error {
 		PaymentID: p.ID, ID: r.ID, AskedBy: string(r.By), Amount: r.Amount, State: string(r.State), Reason: r.Reason, Refusal: r.Refusal,
 		CreatedAt: w.Now(), UpdatedAt: w.Now(),
 	}
-	if err := w.DB.Create(&row).Error; err != nil {
+	if err := w.Later().Create(&row).Error; err != nil {
 		return fmt.Errorf("add refund %s of payment %s: %w", r.ID, p.ID, err)
 	}
 	return nil
 }
 
 func changeRefund(w *unit.Work, p payment.Payment, r payment.Refund) error {
-	err := w.DB.Exec("UPDATE refunds SET state = ?, refusal = ?, updated_at = ? WHERE payment_id = ? AND id = ?",
+	err := w.Later().Exec("UPDATE refunds SET state = ?, refusal = ?, updated_at = ? WHERE payment_id = ? AND id = ?",
 		string(r.State), r.Refusal, w.Now(), p.ID, r.ID).Error
 	if err != nil {
 		return fmt.Errorf("change refund %s of payment %s: %w", r.ID, p.ID, err)

@@ -79,7 +79,7 @@ func locked(w *unit.Work, column, value string) (*shipmentRow, error) {
 func (r *shipmentRow) set(w *unit.Work, s shipment.Shipment) error {
 	r.State, r.Carrier, r.Tracking = string(s.State), s.Carrier, s.Tracking
 	r.DispatchedAt, r.DeliveredAt, r.CancelledAt = orNil(s.DispatchedAt), orNil(s.DeliveredAt), orNil(s.CancelledAt)
-	err := w.DB.Model(r).Select("state", "carrier", "tracking", "dispatched_at", "delivered_at", "cancelled_at").Updates(r).Error
+	err := w.Later().Model(r).Select("state", "carrier", "tracking", "dispatched_at", "delivered_at", "cancelled_at").Updates(r).Error
 	if err != nil {
 		return fmt.Errorf("shipment %s: %w", r.ID, err)
 	}
