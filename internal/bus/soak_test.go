@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -28,13 +29,13 @@ func terminate(t testing.TB, e databasetest.Engine) {
 	}
 }
 
-// TestBacklog drains a backlog of 20,000 messages, with BANYAN_TEST_SOAK set of a million, or of as many as it says: memory
-// stays bounded, and the last
-// tenth is not slower than half of the first one.
+// TestBacklog drains a backlog of 20,000 messages, with BANYAN_TEST_SOAK set of a million, or of as many as it says: memory stays bounded, and
+// the last tenth is at least half as fast as the first one, or, in a few seconds beside other tests, as the middle one.
 func TestBacklog(t *testing.T) {
 	databasetest.Each(t, bustest.Modules, func(t *testing.T, e databasetest.Engine) {
 		many, within := 20_000, 60*time.Second
-		if soak := os.Getenv("BANYAN_TEST_SOAK"); soak != "" {
+		soak := os.Getenv("BANYAN_TEST_SOAK")
+		if soak != "" {
 			many, within = 1_000_000, 30*time.Minute
 			if n, err := strconv.Atoi(soak); err == nil && n >= 1000 {
 				many = n
@@ -50,8 +51,9 @@ func TestBacklog(t *testing.T) {
 		runtime.GC()
 		before, peak := heap(), uint64(0)
 		tenth := many / 10
-		times := make([]time.Duration, 0, 10)
+		took := make([]time.Duration, 0, 10)
 		start := time.Now()
+		began := start
 		w.Run()
 		for i := 1; i <= 10; i++ {
 			bustest.Eventually(t, "the next tenth is handled", within, func() bool {
@@ -59,14 +61,19 @@ func TestBacklog(t *testing.T) {
 				peak = max(peak, heap())
 				return bustest.Count(t, w.Beta, "SELECT coalesce(max(position), 0) FROM seen") >= i*tenth
 			})
-			times = append(times, time.Since(start))
+			took = append(took, time.Since(began))
+			began = time.Now()
 		}
 		w.Settle()
 		want(t, "handled", bustest.Count(t, w.Beta, "SELECT count(*) FROM seen"), many)
-		first, last := times[0], times[9]-times[8]
-		t.Logf("%d messages in %s; first tenth %s, last tenth %s; heap %d MiB before, %d MiB at most", many, times[9].Round(time.Millisecond), first.Round(time.Millisecond), last.Round(time.Millisecond), before>>20, peak>>20)
+		first, last := took[0], took[9]
+		t.Logf("%d messages in %s; first tenth %s, last tenth %s; heap %d MiB before, %d MiB at most", many, time.Since(start).Round(time.Millisecond), first.Round(time.Millisecond), last.Round(time.Millisecond), before>>20, peak>>20)
+		if soak == "" {
+			slices.Sort(took)
+			first = took[5]
+		}
 		if last > 2*first+500*time.Millisecond { // the constant is for a busy machine
-			t.Errorf("the last tenth took %s, the first one %s", last, first)
+			t.Errorf("the last tenth took %s, another one %s", last, first)
 		}
 		if grown := int64(peak) - int64(before); grown > 96<<20 {
 			t.Errorf("the heap grew by %d MiB", grown>>20)
