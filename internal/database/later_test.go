@@ -60,7 +60,8 @@ func TestExpect(t *testing.T) {
 		"and a statement":         func(tx *gorm.DB) error { return insert("b", 1)(tx) },
 		"and one not heeded":      func(tx *gorm.DB) error { _ = insert("b", 1)(tx); return nil },
 		"and another reason":      func(tx *gorm.DB) error { _ = read(tx); return errors.New("something else") },
-		"and a flush":             func(tx *gorm.DB) error { return database.Statements(tx).Flush() },
+		"and a failure":           func(*gorm.DB) error { return errors.New("something else") },
+		"and a panic":             func(*gorm.DB) error { panic("something else") },
 		"and the next that is met": func(tx *gorm.DB) error {
 			return database.Expect(tx, 1, errors.New("not this one")).Exec("INSERT INTO thing (who, n) VALUES ('b', 1)").Error
 		},

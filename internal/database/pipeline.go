@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,6 +64,11 @@ func (t *transaction) later(query string, args, into []any) {
 // expect queues a statement that must touch so many rows.
 func (t *transaction) expect(rows int64, otherwise error, query string, args []any) {
 	t.queue = append(t.queue, queued{query: query, args: normal(args), touch: &touch{rows, otherwise}})
+}
+
+// expecting says that it is not known yet whether all statements did what they must.
+func (t *transaction) expecting() bool {
+	return slices.ContainsFunc(t.queue, func(q queued) bool { return q.touch != nil })
 }
 
 // send sends what is queued and gives the tag of the last statement.

@@ -119,6 +119,9 @@ func (e *postgresEngine) attempt(ctx context.Context, opts options, fn func(tx *
 	}
 	defer t.end()
 	err = e.run(ctx, t, fn)
+	if err != nil && t.expecting() {
+		_, _ = t.send(ctx) // it may have failed because what it expects is not so
+	}
 	if t.failed != nil {
 		err = t.failed // whatever was made of it
 	}

@@ -64,24 +64,8 @@ func (s SQL) Later(into []any, query string, args ...any) error {
 // Expect is Later for a statement that must touch so many rows; otherwise is what the unit of work ends with if it does not. It must have no
 // RETURNING.
 func (s SQL) Expect(rows int64, otherwise error, query string, args ...any) error {
-	if t, ok := s.pool.(*transaction); ok {
-		t.expect(rows, otherwise, s.bind(query), args)
-		return nil
-	}
-	n, err := s.Exec(query, args...)
-	if err == nil && n != rows {
-		err = otherwise
-	}
+	_, err := deferred{s.pool, rows, otherwise}.ExecContext(s.ctx, s.bind(query), args...)
 	return err
-}
-
-// Flush waits for what was left for later so far.
-func (s SQL) Flush() error {
-	if t, ok := s.pool.(*transaction); ok {
-		_, err := t.send(s.ctx)
-		return err
-	}
-	return nil
 }
 
 // ByIndex is for statements of this transaction that are to find a few rows of many by their indexes, whatever PostgreSQL's statistics

@@ -3,7 +3,9 @@
 //
 // Guarantees, for each handler:
 //   - A message's effect and its inbox row (handler, message id) are one commit. The row is inserted first: who
-//     comes second waits for the first and then drops the message. Rows never expire.
+//     comes second waits for the first and then drops the message. Rows never expire. On PostgreSQL the row goes with the
+//     handler's first statement that is waited for, so that a handler may have begun when it turns out that the message is not
+//     its to handle: what it did is rolled back, and what it says does not count.
 //   - A message that fails is parked: in one commit the inbox row is claimed, so that no other delivery handles
 //     the message, and the message becomes the head of its key in the tables parked and parked_key. Later
 //     messages of the key are appended behind it. The row of the key in parked_key is what arrivals and
@@ -245,7 +247,7 @@ func (b *Inbox) attempt(ctx context.Context, h *Handler, fn module.MessageHandle
 			if err := database.Statements(w.DB).Expect(1, errBehind, claimFree[w.Dialect()], h.Name, m.ID, w.Now(), h.Name, behind, h.key(m)); err != nil {
 				return err
 			}
-			return w.Tried(fn(ctx, w, m))
+			return fn(ctx, w, m)
 		}, database.Repeatable)
 		if !errors.Is(err, errBehind) {
 			return outcome, err

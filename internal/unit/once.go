@@ -73,7 +73,7 @@ func (s *Store) Once(ctx context.Context, key RequestKey, fn func(ctx context.Co
 				return err
 			}
 			if answer, err = fn(ctx, w); err != nil {
-				return w.Tried(err)
+				return err
 			}
 			return w.Later().Exec("UPDATE idempotency SET status = ?, location = ?, body = ?, personal = ? WHERE subject = ? AND route = ? AND key = ?",
 				answer.Status, answer.Location, answer.Body, answer.Personal, key.Subject, key.Route, key.Key).Error

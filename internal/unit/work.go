@@ -50,22 +50,14 @@ func (w *Work) NewID() string {
 }
 
 // Later is DB for writes whose result nobody waits for: on PostgreSQL they go with the next statement that somebody does wait for, or with
-// the commit, and save a round trip each. What a write touched is not known then; one that fails, fails the unit of work.
+// the commit, and save a round trip each. What a write touched is not known then; one that fails, fails the unit of work. What it is given is
+// read when it goes, and must not be changed before.
 func (w *Work) Later() *gorm.DB { return database.Later(w.DB) }
 
-// Expect is Later for writes each of which must touch so many rows; otherwise is what the unit of work ends with if one does not.
+// Expect is Later for writes each of which must touch so many rows; otherwise is what the unit of work ends with if one does not,
+// whatever came after it.
 func (w *Work) Expect(rows int64, otherwise error) *gorm.DB {
 	return database.Expect(w.DB, rows, otherwise)
-}
-
-// Tried is what became of work behind an Expect: what failed before it waited for the store does not know yet whether it was expected.
-func (w *Work) Tried(err error) error {
-	if err != nil {
-		if unexpected := database.Statements(w.DB).Flush(); unexpected != nil {
-			return unexpected
-		}
-	}
-	return err
 }
 
 // Publish announces events of the module's own contract when the unit of work commits.
