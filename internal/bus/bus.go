@@ -247,7 +247,7 @@ func (b *Bus) Open(ctx context.Context) error {
 		p := b.parts[name]
 		p.store.Watch(unit.Hooks{
 			Subscribers: b.subscribersOf,
-			Sent:        func(d []unit.Delivery, inOrder bool) { b.sent(p, d, inOrder) },
+			Sent:        func(messages []*unit.Sent) { b.sent(p, messages) },
 			Due:         func(time.Time) { b.due(p) },
 			Effect:      p.timers.Effect,
 		})
@@ -621,9 +621,10 @@ func (b *Bus) recall(ctx context.Context, p *part) {
 }
 
 // sent wakes the relay: this process's if it holds the lease, else the holder's by a notification.
-func (b *Bus) sent(p *part, deliveries []unit.Delivery, inOrder bool) {
-	p.relay.Sent(deliveries, inOrder)
-	if p.store.DB().Dialect() == database.Postgres && !p.lease.Held() {
+func (b *Bus) sent(p *part, messages []*unit.Sent) {
+	p.relay.Sent(messages)
+	subscribed := func(m *unit.Sent) bool { return len(m.Subscribers) > 0 }
+	if p.store.DB().Dialect() == database.Postgres && !p.lease.Held() && slices.ContainsFunc(messages, subscribed) {
 		b.notify(p)
 	}
 }

@@ -31,8 +31,10 @@ type leg struct {
 	floors  []floor           // PostgreSQL: how far reading had come
 	settled int64             // the latest below which nothing is committed any more
 	low     int64             // the latest below which everything is read, too
-	caught  bool              // everything announced so far was read: the next delivery may come from memory
+	caught  bool              // everything announced so far was read; on SQLite the next message may come from memory then
 	missed  int               // announcements that came while it was not
+	abreast bool              // PostgreSQL: the last read saw everything, so that the next message of a key may come from memory
+	chain   chain             // PostgreSQL: which one that is
 	open    map[int64]bool    // read and not yet marked; true once taken
 	reading bool              // a read is on its way, which may still see what is marked meanwhile
 	marked  []int64           // meanwhile
@@ -146,6 +148,7 @@ func (l *leg) stop() {
 	l.queues, l.ready = map[string]*queue{}, nil
 	l.pending, l.bytes, l.from, l.caught = 0, 0, 0, false
 	l.floors, l.settled, l.low = nil, 0, 0
+	l.abreast, l.chain = false, chain{}
 	l.missed++
 	l.ways++
 }
@@ -164,19 +167,41 @@ func (l *leg) rewind(to int64) {
 	l.nudge()
 }
 
-// offer takes a delivery from memory if nothing is unread before it, or else has it read.
-func (l *leg) offer(d unit.Delivery, inOrder bool) {
+// offer takes a message from memory if nothing that goes before it is unread, or else has it read.
+func (l *leg) offer(s *unit.Sent) {
+	m := s.Message
 	l.mu.Lock()
-	if !inOrder || !l.caught || d.ID < l.from || l.full() || l.ended || l.closed {
+	next := l.chain.next(m.Key)
+	follows := l.abreast && m.Sequence == next
+	if l.relay.inOrder() {
+		follows = l.caught && s.ID >= l.from
+	} else if m.Sequence < next {
 		l.mu.Unlock()
-		l.rewind(d.ID)
+		return // it was read before this word of it came
+	}
+	if !follows || l.full() || l.ended || l.closed {
+		l.mu.Unlock()
+		l.rewind(s.ID)
 		return
 	}
 	defer l.mu.Unlock()
-	l.from = d.ID + 1
-	m := d.Message
-	l.take(row{ID: d.ID, MessageID: m.ID, Name: m.Name, Key: m.Key, Sequence: m.Sequence, CorrelationID: m.CorrelationID, CausationID: m.CausationID,
+	if l.relay.inOrder() {
+		l.from = s.ID + 1
+	} else {
+		l.from = max(l.from, s.ID)
+	}
+	l.take(row{ID: s.ID, MessageID: m.ID, Name: m.Name, Key: m.Key, Sequence: m.Sequence, CorrelationID: m.CorrelationID, CausationID: m.CausationID,
 		Traceparent: m.Traceparent, Subject: m.Subject, CreatedAt: m.Time, Payload: m.Payload})
+}
+
+// pass says that a message goes elsewhere.
+func (l *leg) pass(s *unit.Sent) {
+	if l.relay.inOrder() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.chain.pass(s.Message.Key, s.Message.Sequence)
 }
 
 // maxBytes bounds the payloads of a subscriber in memory; one more read may be added to it.
@@ -192,6 +217,9 @@ func (l *leg) take(r row) {
 	l.open[r.ID] = false
 	l.pending++
 	l.bytes += len(r.Payload)
+	if !l.relay.inOrder() {
+		l.chain.take(r.Key, r.Sequence)
+	}
 	if q := l.queues[r.Key]; q != nil {
 		q.rows = append(q.rows, r)
 		return
@@ -247,6 +275,7 @@ func (l *leg) read() (more bool, err error) {
 	l.mu.Lock()
 	free := l.limits.Window - l.pending
 	if l.closed || l.full() {
+		l.abreast = l.abreast && l.caught
 		l.mu.Unlock()
 		return false, nil // opening the way, and taking a message, nudges
 	}
@@ -264,10 +293,13 @@ func (l *leg) read() (more bool, err error) {
 	if l.closed || l.ways != ways {
 		return false, nil // it was closed meanwhile
 	}
+	l.abreast = all
+	free = min(free, l.limits.Window-l.pending) // others came from memory meanwhile
 	taken := 0
 	for _, r := range rows {
 		if _, known := l.open[r.ID]; !known {
 			if taken == free {
+				l.abreast, l.caught = false, false
 				return !l.full(), nil
 			}
 			l.take(r)

@@ -13,8 +13,10 @@
 // The way to a subscriber can be closed, for a change of its transport: then nothing is on its way, and everything that was not taken
 // is in the outbox.
 //
-// Where commits are announced in their order (SQLite), a subscriber that is not behind gets its messages from memory; a
-// read of the outbox costs as much as handling a message. Whoever is behind reads, and everybody does after a start.
+// A subscriber that is not behind gets from memory what this process commits: a read of the outbox costs as much as handling a message.
+// On SQLite commits are announced in their order. On PostgreSQL they are not, and other processes commit too; there a message is taken
+// from memory only if its number says that it is the next one of its key after what this way has taken or need not take (chain). All
+// others are read, and everything is that this process did not announce. Whoever is behind reads, and everybody does after a start.
 package relay
 
 import (
@@ -86,12 +88,16 @@ func (r *Relay) Wake(first int64) {
 	}
 }
 
-// Sent says what was committed in this process. If inOrder the calls come in the order of the commits.
-func (r *Relay) Sent(deliveries []unit.Delivery, inOrder bool) {
+// Sent says what was committed in this process. On SQLite the calls come in the order of the commits.
+func (r *Relay) Sent(messages []*unit.Sent) {
 	legs := r.running()
-	for _, d := range deliveries {
-		if l := legs[d.Subscriber]; l != nil {
-			l.offer(d, inOrder)
+	for _, m := range messages {
+		for name, l := range legs {
+			if slices.Contains(m.Subscribers, name) {
+				l.offer(m)
+			} else {
+				l.pass(m)
+			}
 		}
 	}
 }

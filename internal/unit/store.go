@@ -99,8 +99,9 @@ type Store struct {
 type Hooks struct {
 	// Subscribers are the modules that a message goes to, by wire name.
 	Subscribers func(name string) []string
-	// Sent says that deliveries were committed. If inOrder, calls come in the order of the commits and ids have no gaps in it.
-	Sent func(deliveries []Delivery, inOrder bool)
+	// Sent says that messages were committed. On SQLite the calls come in the order of the commits. On PostgreSQL they may come in another
+	// one, and there are none for what other processes commit.
+	Sent func(messages []*Sent)
 	// Due says that a timer was set.
 	Due func(at time.Time)
 	// Effect asks to run an effect now.
@@ -110,11 +111,11 @@ type Hooks struct {
 // Others is the subscriber that stands for services that are not ours. What goes there alone is subscribed to by nobody.
 const Others = "~others"
 
-// Delivery is a message on its way to a subscriber.
-type Delivery struct {
-	Subscriber string
-	ID         int64 // of the outbox row
-	Message    *message.Message
+// Sent is a message in the outbox. Its id and its sequence are known when the unit of work is committed.
+type Sent struct {
+	ID          int64 // of the outbox row
+	Message     *message.Message
+	Subscribers []string
 }
 
 // New is the store of a module on db.
@@ -258,13 +259,14 @@ func (s *Store) transact(ctx context.Context, opts []database.Option, fn func(ct
 	defer span.End()
 	inside := context.WithValue(ctx, contextKey{}, s)
 	var works []*Work
-	inOrder := s.db.Dialect() == database.SQLite
 	runs := 0
 	opts = append(opts, database.Committed(func() {
-		if hooks := s.hooks.Load(); hooks.Sent != nil {
-			if sent := deliveries(works); len(sent) > 0 {
-				hooks.Sent(sent, inOrder)
-			}
+		var sent []*Sent
+		for _, w := range works {
+			sent = append(sent, w.sent...)
+		}
+		if hooks := s.hooks.Load(); hooks.Sent != nil && len(sent) > 0 {
+			hooks.Sent(sent)
 		}
 	}))
 	err := s.db.Write(inside, func(tx *gorm.DB) error {
@@ -366,7 +368,7 @@ func (s *Store) Busy() bool {
 // order the messages of a key are locked as briefly as possible. Keys are taken in sorted order, so that transactions with several
 // keys cannot wait for each other in a circle; the messages of one key keep their order.
 func flush(works ...*Work) error {
-	var all []*outgoing
+	var all []*Sent
 	for _, w := range works {
 		if w.err != nil {
 			return w.err
@@ -376,45 +378,38 @@ func flush(works ...*Work) error {
 		}
 		hooks := w.store.hooks.Load()
 		for i := range w.messages {
-			o := &outgoing{message: &w.messages[i]}
+			m := &Sent{Message: &w.messages[i]}
 			if hooks.Subscribers != nil {
-				o.subscribers = hooks.Subscribers(o.message.Name)
+				m.Subscribers = hooks.Subscribers(m.Message.Name)
 			}
-			w.sent, all = append(w.sent, o), append(all, o)
+			w.sent, all = append(w.sent, m), append(all, m)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b *outgoing) int { return cmp.Compare(a.message.Key, b.message.Key) })
-	for _, o := range all {
+	slices.SortStableFunc(all, func(a, b *Sent) int { return cmp.Compare(a.Message.Key, b.Message.Key) })
+	for _, m := range all {
 		write := works[0].writeMessage
 		if works[0].Dialect() == database.Postgres {
 			write = works[0].sendMessage
 		}
-		if err := write(o); err != nil {
+		if err := write(m); err != nil {
 			return fmt.Errorf("outbox: %w", err)
 		}
 	}
 	return nil
 }
 
-// outgoing is a message in the outbox. Its id and sequence are known when the unit of work is committed.
-type outgoing struct {
-	id          int64
-	message     *message.Message
-	subscribers []string
-}
-
-func (o *outgoing) unsubscribed() bool {
-	return !slices.ContainsFunc(o.subscribers, func(s string) bool { return s != Others })
+func (s *Sent) unsubscribed() bool {
+	return !slices.ContainsFunc(s.Subscribers, func(name string) bool { return name != Others })
 }
 
 // sendMessage numbers and keeps a message and its deliveries in one statement, which goes with the commit. The number is taken
 // under the lock of its key, and the id after it.
-func (w *Work) sendMessage(o *outgoing) error {
-	m, subscribers := o.message, o.subscribers
+func (w *Work) sendMessage(s *Sent) error {
+	m, subscribers := s.Message, s.Subscribers
 	if subscribers == nil {
 		subscribers = []string{}
 	}
-	return database.Statements(w.DB).Later([]any{&o.id, &m.Sequence}, `WITH numbered AS (
+	return database.Statements(w.DB).Later([]any{&s.ID, &m.Sequence}, `WITH numbered AS (
 			INSERT INTO outbox_key (key, sequence) VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET sequence = outbox_key.sequence + 1 RETURNING key, sequence
 		), kept AS (
 			INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
@@ -424,44 +419,31 @@ func (w *Work) sendMessage(o *outgoing) error {
 			INSERT INTO delivery (subscriber, outbox_id) SELECT subscriber, id FROM kept, unnest(CAST(? AS TEXT[])) AS subscriber
 		)
 		SELECT id, sequence FROM kept`,
-		m.Key, m.ID, m.Name, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, o.unsubscribed(), []byte(m.Payload), subscribers)
+		m.Key, m.ID, m.Name, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, s.unsubscribed(), []byte(m.Payload), subscribers)
 }
 
 // writeMessage does the same on SQLite, where a statement costs no round trip.
-func (w *Work) writeMessage(o *outgoing) error {
-	m, db := o.message, database.Statements(w.DB)
+func (w *Work) writeMessage(s *Sent) error {
+	m, db := s.Message, database.Statements(w.DB)
 	if err := db.Row(`INSERT INTO outbox_key (key, sequence) VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET sequence = outbox_key.sequence + 1 RETURNING sequence`,
 		m.Key).Scan(&m.Sequence); err != nil {
 		return err
 	}
 	if err := db.Row(`INSERT INTO outbox (message_id, name, key, sequence, correlation_id, causation_id, traceparent, subject, created_at, unsubscribed, payload)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
-		m.ID, m.Name, m.Key, m.Sequence, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, o.unsubscribed(), []byte(m.Payload)).Scan(&o.id); err != nil {
+		m.ID, m.Name, m.Key, m.Sequence, m.CorrelationID, m.CausationID, m.Traceparent, m.Subject, m.Time, s.unsubscribed(), []byte(m.Payload)).Scan(&s.ID); err != nil {
 		return err
 	}
-	if len(o.subscribers) == 0 {
+	if len(s.Subscribers) == 0 {
 		return nil
 	}
-	args := make([]any, 0, 2*len(o.subscribers))
-	for _, s := range o.subscribers {
-		args = append(args, s, o.id)
+	args := make([]any, 0, 2*len(s.Subscribers))
+	for _, name := range s.Subscribers {
+		args = append(args, name, s.ID)
 	}
-	rows := strings.TrimSuffix(strings.Repeat("(?, ?), ", len(o.subscribers)), ", ")
+	rows := strings.TrimSuffix(strings.Repeat("(?, ?), ", len(s.Subscribers)), ", ")
 	_, err := db.Exec("INSERT INTO delivery (subscriber, outbox_id) VALUES "+rows, args...)
 	return err
-}
-
-// deliveries are the messages of committed units of work on their ways.
-func deliveries(works []*Work) []Delivery {
-	var all []Delivery
-	for _, w := range works {
-		for _, o := range w.sent {
-			for _, s := range o.subscribers {
-				all = append(all, Delivery{Subscriber: s, ID: o.id, Message: o.message})
-			}
-		}
-	}
-	return all
 }
 
 func (w *Work) flushTimers() error {

@@ -26,7 +26,7 @@ type Work struct {
 	made    int // ids derived so far
 
 	messages []message.Message
-	sent     []*outgoing
+	sent     []*Sent
 	timers   []timerRow
 	cancels  []timerKey
 	finishes []timerKey
