@@ -72,7 +72,7 @@ type Subscription struct {
 	// Unordered lets messages of one key overtake each other when one fails. The default keeps their order.
 	Unordered bool
 	// Group lets so many messages of different keys share a transaction when many wait (PostgreSQL; SQLite shares commits anyway).
-	// It suits handlers with a statement or two, which touch nothing but rows of their key.
+	// It suits short handlers that lock nothing but rows of their key: what a group locks it takes in the order of the keys.
 	Group int
 	// Skip lets later messages of a key go on when one becomes a dead letter. The default blocks the key.
 	Skip bool

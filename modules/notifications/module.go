@@ -26,8 +26,8 @@ func Descriptor() module.Descriptor {
 		Subscriptions: []module.Subscription{
 			{Handler: "users", Events: []string{"users.*"}},
 			{Handler: "orders", Events: []string{"orders.order_confirmed.v1", "orders.order_rejected.v1", "orders.order_cancelled.v1"}, Group: 50},
-			{Handler: "refunds", Events: []string{"payments.payment_refunded.v1", "payments.refund_refused.v1"}},
-			{Handler: "tracking", Events: []string{"shipping.shipment_dispatched.v1", "shipping.shipment_delivered.v1"}},
+			{Handler: "refunds", Events: []string{"payments.payment_refunded.v1", "payments.refund_refused.v1"}, Group: 50},
+			{Handler: "tracking", Events: []string{"shipping.shipment_dispatched.v1", "shipping.shipment_delivered.v1"}, Group: 50},
 			{Handler: "stock", Events: []string{"inventory.stock_level_changed.v1"}, Group: 50},
 		},
 		Effects: []string{effectSend, effectForget},

@@ -35,9 +35,9 @@ func Descriptor() module.Descriptor {
 			{ID: "list-returns", Method: "GET", Path: "/api/orders/{id}/returns", Class: module.Read, Auth: identity.Customer, Summary: "Returns of an order"},
 		},
 		Subscriptions: []module.Subscription{
-			{Handler: "stock", Events: []string{"inventory.stock_reserved.v1", "inventory.reservation_refused.v1", "inventory.reservation_expired.v1", "inventory.reservation_released.v1", "inventory.stock_returned.v1"}},
-			{Handler: "payment", Events: []string{"payments.*"}},
-			{Handler: "shipment", Events: []string{"shipping.shipment_dispatched.v1", "shipping.shipment_delivered.v1", "shipping.shipment_cancelled.v1", "shipping.cancellation_refused.v1"}},
+			{Handler: "stock", Events: []string{"inventory.stock_reserved.v1", "inventory.reservation_refused.v1", "inventory.reservation_expired.v1", "inventory.reservation_released.v1", "inventory.stock_returned.v1"}, Group: 20},
+			{Handler: "payment", Events: []string{"payments.*"}, Group: 20},
+			{Handler: "shipment", Events: []string{"shipping.shipment_dispatched.v1", "shipping.shipment_delivered.v1", "shipping.shipment_cancelled.v1", "shipping.cancellation_refused.v1"}, Group: 20},
 			{Handler: "price", Events: []string{"catalog.*"}, Group: 50},
 			{Handler: "customer", Events: []string{"users.user_registered.v1", "users.user_erased.v1"}},
 		},
