@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -402,6 +403,46 @@ func TestLeaderOfAGroupIsNotKept(t *testing.T) {
 	}
 	cancel()
 	all.Wait()
+}
+
+// Handlers that lock the rows of their keys do not wait for each other in a circle, as each group takes its messages in the order of
+// their keys.
+func TestGroupsGoByKey(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	groups := map[string][]string{} // keys by transaction
+	stage := bustest.OpenStage(t, databasetest.Postgres(t, bustest.Modules...), bustest.StageOptions{Config: func(c *bus.Config) { c.Workers = 64 }}, bustest.Alpha(),
+		bustest.Listener("beta", module.Subscription{Handler: "count", Events: []string{"alpha.*"}, Group: 16}, func(_ context.Context, u *unit.Work, m message.Message) error {
+			var transaction string
+			if err := u.DB.Raw("SELECT CAST(pg_current_xact_id() AS TEXT)").Row().Scan(&transaction); err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			groups[transaction] = append(groups[transaction], m.Key)
+			return nil
+		}))
+	var all sync.WaitGroup
+	for _, n := range rand.Perm(60) {
+		all.Go(func() {
+			key := bustest.Key(n)
+			m := message.Message{ID: message.NewID(), Name: "alpha.counted.v1", Source: "alpha", Key: key, Sequence: 1, Time: stage.Clock.Now(), Payload: fmt.Appendf(nil, `{"id":%q,"n":1}`, key)}
+			if err := stage.Bus.Deliver(t.Context(), "beta", m); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	longest := 0
+	for _, keys := range groups {
+		longest = max(longest, len(keys))
+		if !slices.IsSorted(keys) {
+			t.Errorf("a group goes %v", keys)
+		}
+	}
+	if longest < 2 {
+		t.Error("no messages were grouped")
+	}
 }
 
 // Rows of one user's dead letters are blanked by their own id; those of others stay as they are.
