@@ -104,6 +104,9 @@ func replayed(t *testing.T, s *shop, tr trouble, months ...string) {
 	if d := cmp.Diff(string(expected[name]), string(got)); d != "" {
 		t.Errorf("%s on %s (-want +got):\n%s", name, s.Engine, d)
 	}
+	if s.server != nil {
+		s.checkDeadlocks()
+	}
 	t.Logf("%s on %s: %.0f orders/s, %d troubles", name, s.Engine, timing.OrdersPerSecond(), n)
 }
 
