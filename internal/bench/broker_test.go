@@ -24,7 +24,7 @@ func BenchmarkToBroker(b *testing.B) {
 			s := testinfra.StartPostgres(b, testinfra.Options{})
 			e := databasetest.PostgresAt(b, s.Database(b), append([]string{database.Control}, bustest.Modules...)...)
 			w := bustest.Prepare(b, e, bustest.Options{Real: true, Apart: testinfra.Rabbit(b).URL()})
-			produce(b, w, b.N, keys)
+			produce(b, w.Alpha, keys)
 			ctx, cancel := context.WithCancel(context.Background())
 			done := make(chan error, 1)
 			b.ResetTimer()

@@ -51,7 +51,7 @@ func TestOldestEndsWithTheLease(t *testing.T) {
 		w.Publish(bustest.Key(i), 1)
 	}
 	w.Run()
-	bustest.Eventually(t, "requests are refused", 20*time.Second, func() bool { return w.Alpha.Overloaded() != "" })
+	bustest.Eventually(t, "the lease is held and requests are refused", 20*time.Second, func() bool { return owner(w, "alpha") && w.Alpha.Overloaded() != "" })
 	steal(t, w.Alpha, "somebody else", 3600)
 	open()
 	bustest.Eventually(t, "the lease is lost", 20*time.Second, func() bool { return !owner(w, "alpha") })
