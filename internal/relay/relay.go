@@ -7,8 +7,8 @@
 // window of its own. The relay ends only with its context; errors make it try again.
 //
 // A relay that was cut off does no harm. What it reads and what it marks names the fence of its lease: after another process has taken
-// that, it neither sees newer messages nor removes what the other one has to send. What it had read before it sends in order, and the
-// other one sends the same again.
+// that, it neither sees newer messages nor removes what the other one has to send. What it had read before, and what its own process
+// commits until it finds out, it sends in order, and the other one sends the same again.
 //
 // The way to a subscriber can be closed, for a change of its transport: then nothing is on its way, and everything that was not taken
 // is in the outbox.
