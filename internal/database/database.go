@@ -8,8 +8,10 @@
 // of its group; if the group fails it is rolled back, the unit of work that broke it gets the error and the others
 // run again, alone. On PostgreSQL serialization failures, deadlocks and connections lost before the commit are
 // run again; a connection lost during the commit is ErrOutcomeUnknown unless the unit of work says that it finds
-// its own traces. Statements there that nobody waits for travel with the next one that somebody does, or with COMMIT, which is not executed
-// if one of them fails or does not touch the rows it must; the unit of work ends with that failure, whatever it made of it. A store that has been made and is missing is ErrLost, and not silently made again (made.go).
+// its own traces. Statements there that nobody waits for travel with the next one that somebody does, or with
+// COMMIT, which is not executed if one of them fails or does not touch the rows it must; the unit of work ends with
+// that failure, whatever it made of it. A store that has been made and is missing is ErrLost, and not silently made
+// again (made.go).
 package database
 
 import (

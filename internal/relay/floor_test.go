@@ -26,16 +26,20 @@ func alone(t *testing.T) (db *database.DB, r *Relay, sent <-chan message.Message
 		taken <- m
 		return nil
 	}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.Background())
+	runs(t, r)
+	return db, r, taken
+}
+
+// runs has a relay send to beta until the test ends.
+func runs(t *testing.T, r *Relay) {
+	t.Helper()
 	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx, []string{"beta"}) }()
-	t.Cleanup(func() {
-		cancel()
+	go func() { ended <- r.Run(t.Context(), []string{"beta"}) }()
+	t.Cleanup(func() { // the test's context has ended
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	return db, r, taken
 }
 
 // A row that appears below where reading begins took longer to commit than anybody expected, as behind a standby that

@@ -170,22 +170,14 @@ func gated(t *testing.T) (store *unit.Store, r *Relay, next <-chan string) {
 	store = unit.New(databasetest.Postgres(t, "alpha").Store(t, "alpha"), unit.Options{Module: "alpha", Announces: []string{"alpha.beta.v1"}})
 	store.Watch(unit.Hooks{Subscribers: func(string) []string { return []string{"beta"} }})
 	taken := make(chan string)
-	ctx, cancel := context.WithCancel(t.Context())
 	r = New(store, Config{Limits: Limits{Workers: 1, Window: 8}, Sweep: time.Hour}, func(_ context.Context, _ string, m message.Message) error {
 		select {
 		case taken <- m.Key:
-		case <-ctx.Done():
+		case <-t.Context().Done():
 		}
 		return nil
 	}, telemetry.NewMessages(nil), slog.New(slog.DiscardHandler))
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx, []string{"beta"}) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	runs(t, r)
 	return store, r, taken
 }
 
